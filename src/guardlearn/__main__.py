@@ -1,0 +1,5 @@
+"""`python -m guardlearn`: the command line."""
+
+from guardlearn.cli import main
+
+main()

@@ -1,0 +1,82 @@
+"""The command line: one small file a command; a command imports its stage when it is called.
+
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage. Data goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+import guardlearn
+from guardlearn.cli import (
+    collect,
+    demo,
+    doctor,
+    evaluate,
+    extract,
+    import_log,
+    run,
+    show,
+    stats,
+    train,
+    verify,
+)
+from guardlearn.errors import GuardlearnError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="guardlearn",
+    help="Turn the retries of guard-checked LLM generation into a model that passes first time, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("demo")(demo.command)
+app.command("doctor")(doctor.command)
+app.command("collect")(collect.command)
+app.command("import")(import_log.command)
+app.command("stats")(stats.command)
+app.command("show")(show.command)
+app.command("verify")(verify.command)
+app.command("extract")(extract.command)
+app.command("train")(train.command)
+app.command("evaluate")(evaluate.command)
+app.command("run")(run.command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(guardlearn.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Turn the retries of guard-checked LLM generation into a model that passes first time, and prove it."""
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr, without a traceback."""
+    try:
+        app()
+    except GuardlearnError as error:
+        print(f"guardlearn: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("guardlearn: stopped; the same command continues", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of stdout (head, less) has gone; nothing is wrong here
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

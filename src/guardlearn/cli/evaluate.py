@@ -1,0 +1,62 @@
+"""`guardlearn evaluate`: base and candidate on the same specifications, paired."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guardlearn.cli import console
+from guardlearn.cli.options import AdapterOption, GuardOption, ModelOption, RmaxOption, SeedOption
+
+
+def command(
+    specs: Annotated[Path, typer.Argument(help="Specifications, JSON Lines.")],
+    guard: GuardOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Gets evidence.json, report.html and the attempts.")],
+    model: ModelOption = "demo",
+    adapter: AdapterOption = None,
+    rmax: RmaxOption = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Independent chains per specification.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens an answer may take.")] = 512,
+    stop: Annotated[list[str] | None, typer.Option(help="End an answer right after this text (repeatable).")] = None,
+    db: Annotated[
+        str | None, typer.Option("--db", help="Record this reading of the specifications in a repository.")
+    ] = None,
+    seed: SeedOption = 0,
+    as_json: console.Json = False,
+) -> None:
+    """Run Definition 7's loop for the base and, with --adapter, the candidate. Run again, it continues."""
+    from guardlearn import adapters, report
+    from guardlearn.cli.options import open_loop
+    from guardlearn.dag import ArtifactDAG
+    from guardlearn.evaluation import evaluate
+
+    specifications = console.read_specifications(specs)
+    manifest = adapters.read_manifest(adapter) if adapter else None
+    loop = open_loop("transformers", model, None, guard, temperature, max_new_tokens, tuple(stop or ()), seed)
+    with console.progress("evaluate") as on_progress:
+        evidence = evaluate(
+            specifications,
+            loop.generator,
+            loop.guard,
+            adapter=adapter,
+            renderer=loop.renderer,
+            r_max=rmax,
+            samples=samples,
+            seed=seed,
+            folder=output,
+            manifest=manifest,
+            on_progress=on_progress,
+        )
+    if db:
+        with ArtifactDAG.load(db) as dag:
+            digest = adapters.adapter_digest(adapter) if adapter else ""
+            dag.record_reading(digest, dag.sides_digest(), len(specifications), "evaluate")
+    report.write(output, evidence)
+    if as_json:
+        console.emit(evidence)
+    else:
+        report.terminal(evidence)

@@ -1,0 +1,49 @@
+"""Options that several commands share, and the generator, guard and renderer they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from guardlearn.prompts import Renderer
+from guardlearn.types import Generator, Guard
+
+__all__ = ["AdapterOption", "GuardOption", "Loop", "ModelOption", "RmaxOption", "SeedOption", "open_loop"]
+
+GuardOption = Annotated[str, typer.Option("--guard", help="The guard, as package.module:attribute.")]
+ModelOption = Annotated[str, typer.Option("--model", help="demo, a model folder, or a hub name.")]
+AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="An adapter folder.")]
+RmaxOption = Annotated[int, typer.Option("--rmax", min=1, help="Attempts a chain may take, the first included.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all sampling noise.")]
+
+
+class Loop(NamedTuple):
+    """What runs Definition 7's loop."""
+
+    generator: Generator
+    guard: Guard
+    renderer: Renderer
+
+
+def open_loop(
+    generator: str,
+    model: str,
+    adapter: Path | None,
+    guard: str,
+    temperature: float,
+    max_new_tokens: int,
+    stop: tuple[str, ...],
+    seed: int,
+) -> Loop:
+    """Open the guard first (a typo costs nothing), then the generator."""
+    from guardlearn.generators import SamplingConfig, open_generator
+    from guardlearn.guards import load_guard
+    from guardlearn.models import resolve_model
+
+    checked = load_guard(guard)
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens, stop=stop, seed=seed)
+    folder = resolve_model(model) if generator == "transformers" else Path(model)
+    opened = open_generator(generator, folder, adapter=adapter, sampling=sampling)
+    return Loop(opened, checked, Renderer(special_tokens=opened.special_tokens))

@@ -1,0 +1,34 @@
+"""SHA-256 digests of texts, JSON values and files; standard library only, so the training process has it too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["digest_bytes", "digest_file", "digest_json", "digest_text"]
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_text(text: str) -> str:
+    """Return the SHA-256 of `text` in UTF-8; lone surrogates are kept (`surrogatepass`)."""
+    return digest_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON value written with sorted keys and no spaces (as Definition 11 hashes W)."""
+    return digest_text(json.dumps(value, sort_keys=True, separators=(",", ":")))
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, read in chunks of 1 MiB."""
+    running = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            running.update(chunk)
+    return running.hexdigest()

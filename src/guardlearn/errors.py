@@ -1,0 +1,110 @@
+"""The errors guardlearn raises on purpose; anything else is a bug.
+
+    GuardlearnError
+    ├── UsageError            the caller asked for something that does not exist (exit code 2)
+    │   └── PredicateError    a predicate's text is malformed; says the column
+    ├── DataError             what was read is not what it should be (exit code 1)
+    │   ├── RepositoryError   ℛ: missing, foreign, another schema version, a broken promise
+    │   └── LogError          a log line is malformed; says the line
+    ├── NoTracesError         a policy selected nothing; says what the others would give
+    ├── LeakageError          evaluation would read what training has seen
+    ├── JobError              a job folder is incomplete, altered, or its training failed
+    ├── ModelError            a model folder, tokenizer or adapter cannot be used as asked
+    ├── GuardError            a guard cannot be loaded or broke its protocol
+    └── BackendUnavailable    a library or device is missing; says the command that helps
+
+Every message is one line: what was wrong, the value, what is allowed, what to do. Standard library only.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendUnavailable",
+    "DataError",
+    "GuardError",
+    "GuardlearnError",
+    "JobError",
+    "LeakageError",
+    "LogError",
+    "ModelError",
+    "NoTracesError",
+    "PredicateError",
+    "RepositoryError",
+    "UsageError",
+    "missing_library",
+]
+
+
+class GuardlearnError(Exception):
+    """Base of every expected error; `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class UsageError(GuardlearnError, ValueError):
+    """The caller named something that does not exist, or combined options that exclude each other."""
+
+    exit_code = 2
+
+
+class PredicateError(UsageError):
+    """A predicate's text cannot be parsed; `column` is 1-based, None where no place can be named."""
+
+    def __init__(self, message: str, column: int | None = None) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+class DataError(GuardlearnError):
+    """What was read is not what it should be."""
+
+
+class RepositoryError(DataError):
+    """ℛ is missing, foreign, of another schema version, or a promise of it was broken."""
+
+
+class LogError(DataError):
+    """A line of a log or of a specification file is malformed; `line` is 1-based."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class NoTracesError(GuardlearnError):
+    """The chosen policy selects nothing; `alternatives` says how many items each named policy selects."""
+
+    def __init__(self, message: str, alternatives: dict[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.alternatives = alternatives or {}
+
+
+class LeakageError(GuardlearnError):
+    """A specification to be evaluated was trained on."""
+
+
+class JobError(GuardlearnError):
+    """A job folder is incomplete or altered, or its training failed."""
+
+
+class ModelError(GuardlearnError):
+    """A model folder, tokenizer or adapter cannot be used as asked."""
+
+
+class GuardError(GuardlearnError):
+    """A guard cannot be loaded, or returned something that is no verdict."""
+
+
+class BackendUnavailable(GuardlearnError):
+    """A library or device that was asked for is not here; the message holds the command that helps."""
+
+
+def missing_library(library: str, extra: str, purpose: str) -> BackendUnavailable:
+    """Return the one wording for a missing optional library.
+
+    Args:
+        library: distribution that could not be imported.
+        extra: guardlearn extra that installs it.
+        purpose: what needs it, as a noun phrase.
+    """
+    return BackendUnavailable(f"{purpose} needs {library}; run: pip install 'guardlearn[{extra}]'")
