@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
     "errors digests types predicates prompts dag guards generators models attempts collect traces formatting jobs "
-    "training statistics evaluation adapters report gate loop pipeline engines demo cli __main__"
+    "training statistics evidence evaluation adapters report gate loop pipeline engines demo cli __main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",

@@ -45,10 +45,10 @@ class CollectSummary(msgspec.Struct, frozen=True, kw_only=True):
     refinements: int
     """Chains accepted after at least one rejection."""
     no_verdict: int
-    accepted_by_attempt: list[int]
-    """Entry k-1: chains accepted at attempt k."""
-    judged_by_attempt: list[int]
-    """Entry k-1: attempts judged at position k."""
+    accepted_by_position: list[int]
+    """Entry k-1: chains accepted at their k-th attempt."""
+    attempts_by_position: list[int]
+    """Entry k-1: attempts made as a chain's k-th."""
     seconds: float
     completion_tokens: int
 
@@ -213,8 +213,8 @@ def _summary(workflow_id: str, attempts: Sequence[Attempt], before: int, r_max: 
         accepted=len(accepted),
         refinements=sum(attempt.attempt > 1 for attempt in accepted),
         no_verdict=sum(attempt.verdict.status is ArtifactStatus.PENDING for attempt in attempts),
-        accepted_by_attempt=by_attempt,
-        judged_by_attempt=judged,
+        accepted_by_position=by_attempt,
+        attempts_by_position=judged,
         seconds=seconds,
         completion_tokens=sum(attempt.generation.completion_tokens for attempt in attempts),
     )

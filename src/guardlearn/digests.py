@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest_bytes", "digest_file", "digest_json", "digest_text"]
+__all__ = ["digest_bytes", "digest_file", "digest_files", "digest_json", "digest_text"]
 
 
 def digest_bytes(data: bytes) -> str:
@@ -32,3 +32,9 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             running.update(chunk)
     return running.hexdigest()
+
+
+def digest_files(folder: Path, *patterns: str) -> str:
+    """Return one SHA-256 over the names and contents of the files in `folder` that match any glob pattern."""
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return digest_json({path.name: digest_file(path) for path in found})

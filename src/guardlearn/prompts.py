@@ -20,6 +20,7 @@ from guardlearn.digests import digest_json
 __all__ = [
     "PromptConfig",
     "Renderer",
+    "encode_completion",
     "encode_prompt",
     "fence",
     "format_prompt",
@@ -145,6 +146,12 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list
         folded = {"role": first["role"], "content": f"{head['content']}\n\n{first['content']}"}
         text = tokenizer.apply_chat_template([folded, *rest], add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_completion(tokenizer: Any, text: str) -> list[int]:
+    """Return token ids of an answer, its end token last; special tokens inside the text are plain text."""
+    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
 
 
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:

@@ -52,10 +52,10 @@ def command(
         console.emit(summary)
         return
     rows = [
-        [attempt, judged, accepted, f"{accepted / judged:.0%}" if judged else "-"]
-        for attempt, (judged, accepted) in enumerate(
-            zip(summary.judged_by_attempt, summary.accepted_by_attempt, strict=True), 1
+        [attempt, made, accepted, f"{accepted / made:.0%}" if made else "-"]
+        for attempt, (made, accepted) in enumerate(
+            zip(summary.attempts_by_position, summary.accepted_by_position, strict=True), 1
         )
     ]
-    console.table(f"{summary.chains} chains in {db}", ["attempt", "judged", "accepted", "rate"], rows)
+    console.table(f"{summary.chains} chains in {db}", ["attempt", "made", "accepted", "rate"], rows)
     console.say(f"{summary.new_attempts} new attempts, {summary.refinements} refinements, {summary.seconds:.0f} s")

@@ -21,7 +21,7 @@ from guardlearn.dag import ArtifactDAG
 from guardlearn.demo.guard import house_style
 from guardlearn.demo.model import demo_model
 from guardlearn.demo.tasks import specifications
-from guardlearn.evaluation import evaluate
+from guardlearn.evaluation import Evidence, evaluate
 from guardlearn.generators import SamplingConfig, open_generator
 from guardlearn.jobs import TrainingConfig
 from guardlearn.prompts import Renderer
@@ -51,7 +51,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the demo left behind."""
 
     folder: str
-    evidence: dict[str, Any]
+    evidence: Evidence
     collected: CollectSummary
     traces: int
     rows: int

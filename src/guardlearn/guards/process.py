@@ -189,19 +189,20 @@ def _read(pipe: IO[bytes], deadline: float, bound: int) -> tuple[bytes, Outcome 
 
 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> Outcome | None:
-    """Wait for a process that has closed its output; it may still be running."""
-    try:
-        process.wait(timeout=max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return Outcome.TIMEOUT
+    """Wait for a process that has closed its output, without reaping it: its number must not be given away yet."""
+    pause = 0.0005
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            return Outcome.TIMEOUT
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
     return None
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the session, its leader's children included, and reap the leader."""
-    if process.returncode is None or process.returncode < 0:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """Kill what is left of the session, the leader's children included, and only then reap the leader."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

@@ -1,0 +1,413 @@
+"""ArtifactDAG: ℛ, the append-only repository of guarded attempts (Definition 2).
+
+    with ArtifactDAG.create("runs.db") as dag:
+        dag.append(RepositoryItem(id="a1", artifact="…", specification="…", status=ArtifactStatus.REJECTED))
+        for item in dag.extract(refinement()): ...
+
+Reading never changes what is stored (Theorem 3): E(ℛ, Φ) is a query in one state of ℛ, in a total order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from guardlearn.dag import facts as derived
+from guardlearn.dag import reading, redaction, registration, triggers
+from guardlearn.dag.appending import Appender
+from guardlearn.dag.batching import batches
+from guardlearn.dag.engine import Database
+from guardlearn.dag.recorder import Chain
+from guardlearn.dag.registration import Reading
+from guardlearn.dag.rows import storable
+from guardlearn.dag.sql import COUNTABLE, condition, runs_in_python, selection
+from guardlearn.dag.tables import SCHEMA_VERSION, head, items, meta, metadata
+from guardlearn.dag.verification import VerifyReport, verify
+from guardlearn.digests import digest_json
+from guardlearn.errors import RepositoryError, UsageError
+from guardlearn.predicates.expression import Predicate, as_predicate
+from guardlearn.predicates.vocabulary import everything
+from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Side, Specification
+
+__all__ = ["ArtifactDAG", "Reading", "Selector"]
+
+Selector = Predicate | Callable[[RepositoryItem], Any]
+"""What selects items: a predicate, which runs in the database, or a function of an item, which runs in Python."""
+
+_BATCH = 500
+EVENT_KINDS = ("status", "exclude", "include", "review", "stale", "redact")
+"""Events that callers may append; `parent_missing` is ℛ's own."""
+
+
+class ArtifactDAG:
+    """ℛ on a database; make one with `create`, open one with `load`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- opening and closing
+
+    @classmethod
+    def create(cls, target: str | os.PathLike[str], *, side_salt: str = "guardlearn") -> ArtifactDAG:
+        """Create an empty repository and open it.
+
+        Args:
+            target: a path, or a URL such as sqlite:///runs.db.
+            side_salt: seeds the division of specifications into sides; equal salts divide equal ones equally.
+
+        Raises:
+            RepositoryError: something with content is there already, or the folder is missing.
+        """
+        database = Database(target, read_only=False)
+        database.must_be_new()
+        fixed = {"format": "guardlearn", "schema_version": str(SCHEMA_VERSION), "side_salt": side_salt}
+        if not storable(side_salt):
+            raise UsageError(f"side_salt={side_salt!r} holds NUL or a lone surrogate; leave them out")
+        with database.writing() as connection:
+            metadata.create_all(connection)
+            triggers.install(connection)
+            connection.execute(sa.insert(meta), [{"name": name, "value": value} for name, value in fixed.items()])
+            start = bytes.fromhex(digest_json(fixed))
+            digests = {"log": start, "sides": bytes(32), "readings": start}
+            rows = [{"name": name, "seq": 0, "digest": digest} for name, digest in digests.items()]
+            connection.execute(sa.insert(head), rows)
+        return cls(database)
+
+    @classmethod
+    def load(cls, target: str | os.PathLike[str], *, read_only: bool = False) -> ArtifactDAG:
+        """Open an existing repository; never creates one.
+
+        Args:
+            target: a path, or a URL such as sqlite:///runs.db.
+            read_only: refuse every append. Reading alone never changes the file, whatever this says.
+
+        Raises:
+            RepositoryError: nothing is there, it is no repository, or it is of another schema version.
+        """
+        database = Database(target, read_only=read_only)
+        database.must_exist()
+        try:
+            _check_schema(database)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    @property
+    def target(self) -> str:
+        """What it was opened with."""
+        return self._database.target
+
+    def close(self) -> None:
+        """Close every connection; the file is complete by itself then. It opens again when used again."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def reading(self) -> contextlib.AbstractContextManager[Connection]:
+        """Return a read-only connection for stages that query the tables themselves; one state of ℛ throughout."""
+        return self._database.reading()
+
+    # -- appending
+
+    def append(self, item: RepositoryItem) -> int:
+        """Store one item; returns its seq. An item stored already, with the same content, changes nothing.
+
+        Raises:
+            RepositoryError: its id is stored with another content, or it cannot be stored.
+        """
+        with self._appending() as appender:
+            return appender.add([item])[0]
+
+    def append_many(self, items_: Iterable[RepositoryItem], on_progress: OnProgress | None = None) -> int:
+        """Store all items in one transaction, or none; returns how many were new.
+
+        Args:
+            items_: read as it is stored, a batch at a time.
+            on_progress: called with (items so far, items in all or 0 where not known, "storing").
+        """
+        total = len(items_) if isinstance(items_, Sequence) else 0
+        remaining, done = iter(items_), 0
+        with self._appending() as appender:
+            while batch := list(itertools.islice(remaining, _BATCH)):
+                appender.add(batch)
+                done += len(batch)
+                if on_progress:
+                    on_progress(done, total, "storing")
+            return appender.new
+
+    def append_event(self, item_id: str, kind: str, *, value: str = "", actor: str = "", reason: str = "") -> int:
+        """Store what became known about an item later; returns the event's seq.
+
+        Args:
+            item_id: an item of ℛ.
+            kind: status (value: the new status), exclude, include, review, stale (its guard changed) or redact.
+            value: the new status, or what the kind's user puts there.
+            actor: who says so.
+            reason: why.
+
+        Raises:
+            RepositoryError: no such item.
+            UsageError: unknown kind or status.
+        """
+        if kind not in EVENT_KINDS:
+            raise UsageError(f"unknown event {kind!r}; allowed are: {', '.join(EVENT_KINDS)}")
+        if kind == "redact":
+            return self.redact(item_id, actor, reason)
+        if kind == "status":
+            try:
+                value = ArtifactStatus(value).value
+            except ValueError as error:
+                raise UsageError(f"unknown status {value!r}; allowed are: {', '.join(ArtifactStatus)}") from error
+        with self._appending() as appender:
+            return appender.add_event(item_id, kind, value, actor, reason)
+
+    def redact(self, item_id: str, actor: str, reason: str) -> int:
+        """Blank an item's texts for good, wherever ℛ holds a copy; hashes stay. Returns the event's seq.
+
+        Raises:
+            RepositoryError: no such item.
+        """
+        with self._appending() as appender:
+            seq = redaction.redact(appender, item_id, actor, reason)
+        self._database.shrink_log()
+        return seq
+
+    def chain(self, specification: str, **given: Any) -> Chain:
+        """Start recording the attempts at one specification; see `recorder.Chain` for what may be given."""
+        return Chain(self, specification, **given)
+
+    def rebuild_facts(self) -> int:
+        """Derive every item's facts again from items and events; returns the number of items."""
+        with self._database.writing() as connection:
+            return derived.rebuild(connection)
+
+    # -- reading
+
+    def get_item(self, item_id: str) -> RepositoryItem:
+        """Return one item with its facts, side and history.
+
+        Raises:
+            RepositoryError: no such item.
+        """
+        with self.reading() as connection:
+            return reading.items_by_seq(connection, [self._seq_of(connection, item_id)])[0]
+
+    def known_ids(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that are stored."""
+        wanted = [item_id for item_id in dict.fromkeys(ids) if storable(item_id)]
+        with self.reading() as connection:
+            return {
+                found
+                for batch in batches(wanted)
+                for found in connection.execute(sa.select(items.c.id).where(items.c.id.in_(batch))).scalars()
+            }
+
+    def provenance(self, item_id: str) -> list[RepositoryItem]:
+        """Return the chain that leads to an item: root first, the item last; broken chains carry the flag.
+
+        Raises:
+            RepositoryError: no such item.
+        """
+        with self.reading() as connection:
+            path = reading.path_to_root(connection, self._seq_of(connection, item_id))
+            return reading.items_by_seq(connection, path)
+
+    def extract(
+        self,
+        predicate: Selector | None = None,
+        *,
+        order_by: str = "created_at",
+        descending: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[RepositoryItem]:
+        """Yield E(ℛ, Φ) in a total order and constant memory, from the state ℛ has when the first item is taken.
+
+        Args:
+            predicate: runs in the database; a plain function of an item runs in Python. None selects everything.
+            order_by: "created_at" (ties by id) or "seq", the commit order.
+            descending: the other way round, ties too.
+            limit: at most so many items.
+
+        Raises:
+            UsageError: an argument is not allowed.
+        """
+        if order_by not in reading.ORDERS:
+            raise UsageError(f"order_by={order_by!r} is unknown; allowed are: {', '.join(reading.ORDERS)}")
+        if limit is not None and limit < 0:
+            raise UsageError(f"limit={limit} must be 0 or more, or None for all")
+        chosen = _resolved(predicate)
+
+        def run() -> Iterator[RepositoryItem]:
+            with self.reading() as connection:
+                yield from reading.stream(connection, chosen, order_by=order_by, descending=descending, limit=limit)
+
+        return run()
+
+    def count(self, predicate: Selector | None = None) -> int:
+        """Return how many items `predicate` selects."""
+        chosen = _resolved(predicate)
+        if runs_in_python(chosen):
+            return sum(1 for _ in self.extract(chosen, order_by="seq"))
+        with self.reading() as connection:
+            return int(connection.execute(selection([sa.func.count()], chosen)).scalar_one())
+
+    def count_by(self, predicate: Selector | None, field: str) -> dict[str, int]:
+        """Return how many of the selected items have each value of `field`, by value.
+
+        Raises:
+            UsageError: items cannot be counted by this field.
+        """
+        if field not in COUNTABLE:
+            raise UsageError(f"items cannot be counted by {field!r}; allowed are: {', '.join(COUNTABLE)}")
+        column, chosen, counts = COUNTABLE[field], _resolved(predicate), Counter[str]()
+        grouped = selection([column, sa.func.count()], chosen).group_by(column)
+        by_hand = [item.seq for item in self.extract(chosen, order_by="seq")] if runs_in_python(chosen) else None
+        with self.reading() as connection:
+            if by_hand is None:
+                queries = [grouped]
+            else:
+                every = selection([column, sa.func.count()], None, [items.c.seq]).group_by(column)
+                queries = [every.where(items.c.seq.in_(batch)) for batch in batches(by_hand)]
+            for query in queries:
+                counts.update({str(value): count for value, count in connection.execute(query)})
+        return dict(sorted(counts.items()))
+
+    def explain_drops(self, predicate: Selector) -> dict[str, int]:
+        """Return how many items each conjunct turns away: the first that an item fails counts it."""
+        chosen = _resolved(predicate)
+        if runs_in_python(chosen):
+            reasons = (chosen.rejection(item) for item in self.extract(order_by="seq"))
+            return dict(Counter(reason for reason in reasons if reason is not None))
+        parts = chosen.conjuncts()
+        first = sa.case(*((sa.not_(condition(part).self_group()), n) for n, part in enumerate(parts)), else_=-1)
+        query = selection([first.label("part"), sa.func.count()]).group_by(sa.text("part"))
+        with self.reading() as connection:
+            found = {int(part): int(count) for part, count in connection.execute(query)}
+        return {repr(part): found[n] for n, part in enumerate(parts) if found.get(n)}
+
+    @property
+    def last_seq(self) -> int:
+        """Seq of the last item or event; 0 for an empty ℛ."""
+        with self.reading() as connection:
+            return int(connection.execute(sa.select(head.c.seq).where(head.c.name == "log")).scalar_one())
+
+    def verify(self, on_progress: OnProgress | None = None) -> VerifyReport:
+        """Recompute every digest and fact; the report names what was altered, is missing or was redacted."""
+        with self.reading() as connection:
+            return verify(connection, on_progress)
+
+    # -- sides
+
+    def register(self, given: Iterable[Specification]) -> int:
+        """Give specifications their sides before anything is attempted; returns how many were new.
+
+        Raises:
+            RepositoryError: a group's name cannot be stored.
+        """
+        with self._appending() as appender:
+            return registration.register(appender, list(given))
+
+    def assign_side(self, group: str, side: Side | str) -> None:
+        """Pin a whole group to a side, before it has one; pinning it again to the same side changes nothing.
+
+        Raises:
+            RepositoryError: the group is on another side already; sides never change.
+        """
+        try:
+            wanted = Side(side)
+        except ValueError as error:
+            raise UsageError(f"unknown side {side!r}; allowed are: {', '.join(Side)}") from error
+        with self._database.writing() as connection:
+            registration.pin(connection, group, wanted)
+
+    def side_of(self, specification: str, group: str | None = None) -> Side | None:
+        """Return the side of a specification, or of the group it would join; None while it has none."""
+        with self.reading() as connection:
+            return registration.side_of(connection, specification, group)
+
+    def sides(self) -> dict[Side, int]:
+        """Return how many specifications are on each side."""
+        with self.reading() as connection:
+            return registration.count_sides(connection)
+
+    def sides_digest(self) -> str:
+        """Return the digest of every assignment: it changes when a specification or a pin is added."""
+        with self.reading() as connection:
+            return registration.sides_digest(connection)
+
+    def record_reading(self, adapter: str, sides_digest: str, specs: int, purpose: str) -> int:
+        """Note that held-out specifications were read; returns the reading's number.
+
+        Args:
+            adapter: digest of the adapter measured; "" for the bare base.
+            sides_digest: `sides_digest()` at that time.
+            specs: how many specifications were read.
+            purpose: what for, in a word: "evaluate", "gate", "demo".
+        """
+        with self._database.writing() as connection:
+            return registration.record_reading(connection, adapter, sides_digest, specs, purpose)
+
+    def readings(self) -> list[Reading]:
+        """Return every reading of held-out specifications, the first one first."""
+        with self.reading() as connection:
+            return registration.readings(connection)
+
+    # -- helpers
+
+    @contextlib.contextmanager
+    def _appending(self) -> Iterator[Appender]:
+        with self._database.writing() as connection:
+            appender = Appender(connection)
+            yield appender
+            appender.finish()
+
+    def _seq_of(self, connection: Connection, item_id: str) -> int:
+        found = None
+        if storable(item_id):
+            found = connection.execute(sa.select(items.c.seq).where(items.c.id == item_id)).scalar_one_or_none()
+        if found is None:
+            raise RepositoryError(f"no item {item_id!r} in {self.target}")
+        return int(found)
+
+
+def _resolved(predicate: Selector | None) -> Predicate:
+    """Return Φ with relative times made absolute, once for the whole query (erratum 14)."""
+    return everything() if predicate is None else as_predicate(predicate).resolve(datetime.now(UTC))
+
+
+def _check_schema(database: Database) -> None:
+    with database.reading() as connection:
+        try:
+            found = dict(connection.execute(sa.select(meta.c.name, meta.c.value)).tuples().all())
+        except DBAPIError as error:
+            if "no such" not in str(error.orig):
+                raise
+            found = {}
+    if found.get("format") != "guardlearn":
+        raise RepositoryError(
+            f"{database.target} is no guardlearn repository: its tables are another program's; "
+            "make one with ArtifactDAG.create, or import a log with `guardlearn import`"
+        )
+    version = found.get("schema_version")
+    if version != str(SCHEMA_VERSION):
+        raise RepositoryError(
+            f"{database.target} has schema version {version}, this guardlearn reads {SCHEMA_VERSION}; "
+            "run: pip install --upgrade guardlearn"
+        )

@@ -1,0 +1,65 @@
+"""One evidence object, several renderings: a terminal table, a one-file HTML page, JSON.
+
+A rendering computes nothing that is not in the evidence and hides nothing that it says about its own limits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from guardlearn.errors import DataError
+from guardlearn.evidence import Evidence
+from guardlearn.report.page import html
+from guardlearn.report.terminal import terminal
+from guardlearn.report.words import headline
+
+__all__ = ["EVIDENCE", "PAGE", "headline", "html", "load", "terminal", "to_json", "write"]
+
+EVIDENCE = "evidence.json"
+PAGE = "report.html"
+
+
+def to_json(evidence: Evidence) -> str:
+    """Return the evidence as JSON, indented; it holds no inf and no nan."""
+    return msgspec.json.format(msgspec.json.encode(evidence), indent=2).decode() + "\n"
+
+
+def load(path: Path) -> Evidence:
+    """Read an evidence file.
+
+    Raises:
+        DataError: no such file, or it is no evidence.
+    """
+    if not path.is_file():
+        raise DataError(f"no evidence at {path}; run: guardlearn evaluate")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Evidence)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no evidence of guardlearn ({error}); evaluate again") from error
+
+
+def write(folder: Path, evidence: Evidence, *, context: Any = None, limits: Sequence[str] = ()) -> Path:
+    """Write `evidence.json` and `report.html` into `folder`, each whole or not at all; return the page's path.
+
+    Args:
+        folder: made if missing.
+        evidence: what was measured.
+        context: a record or mapping about the run that made the adapter (counts, drops, training), shown as it is.
+        limits: what the figures do not show, in sentences.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / EVIDENCE, to_json(evidence).encode())
+    # an identifier may hold what UTF-8 cannot; it is then shown escaped rather than not at all
+    _replace(folder / PAGE, html(evidence, context=context, limits=limits).encode("utf-8", "backslashreplace"))
+    return folder / PAGE
+
+
+def _replace(path: Path, content: bytes) -> None:
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_bytes(content)
+    staged.replace(path)

@@ -1,0 +1,175 @@
+"""The words and numbers every rendering shares."""
+
+from __future__ import annotations
+
+from guardlearn.evidence import Comparison, Evidence, Performance, Rate
+
+__all__ = [
+    "DASH",
+    "attempts",
+    "cause_rows",
+    "caveats",
+    "comparison",
+    "figures",
+    "headline",
+    "interval",
+    "percent",
+    "points",
+    "sides",
+]
+
+DASH = "–"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as a percentage; a decimal only where rounding would claim none or all."""
+    if share is None:
+        return DASH
+    value = 100 * share
+    exact = round(value) in (0, 100) and round(value, 6) not in (0, 100)
+    return f"{min(99.9, max(0.1, value)):.1f} %" if exact and 0 < value < 100 else f"{value:.0f} %"
+
+
+def points(difference: float | None) -> str:
+    """Return a difference of shares in percentage points, signed."""
+    return DASH if difference is None else f"{100 * difference:+.0f} points"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """Return a number, or a dash for what could not be said."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def interval(low: float | None, high: float | None, scale: float = 100, digits: int = 0) -> str:
+    """Return an interval as "86 to 98", or why there is none."""
+    if low is None or high is None:
+        return "no interval"
+    return f"{scale * low + 0.0:.{digits}f} to {scale * high + 0.0:.{digits}f}"
+
+
+def headline(evidence: Evidence) -> str:
+    """Return the result in one sentence."""
+    base, candidate = evidence.base.first_attempt, evidence.candidate
+    if candidate is None or evidence.difference is None:
+        return f"First attempts that pass: {percent(base.rate)} ({_by_group(base)})"
+    difference = evidence.difference
+    turn = f"{percent(base.rate)} → {percent(candidate.first_attempt.rate)}"
+    return f"First attempts that pass: {turn} ({points(difference.rate)}, {_by_group(difference)})"
+
+
+def attempts(evidence: Evidence) -> str:
+    """Return what happened to the expected number of attempts, in one sentence."""
+    before, after = evidence.base, evidence.candidate
+    turn = _number(before.expected_attempts)
+    solved = percent(before.solved_within_r_max)
+    if after is not None:
+        turn = f"{turn} → {_number(after.expected_attempts)}"
+        solved = f"{solved} → {percent(after.solved_within_r_max)}"
+    return f"Attempts needed, at most {evidence.r_max}: {turn}; solved within {evidence.r_max}: {solved}"
+
+
+def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """Return the before and after table: (what, base, candidate)."""
+    models: list[Performance | None] = [evidence.base, evidence.candidate]
+    rows: list[list[str]] = [
+        ["first attempts that pass"],
+        ["  95 % interval, by group"],
+        ["  passed, of those with a verdict"],
+        [f"attempts needed (at most {evidence.r_max})"],
+        ["  95 % interval, by group"],
+        [f"solved within {evidence.r_max} attempts"],
+        ["  chains by outcome"],
+        ["attempts made, cut off by the token limit"],
+    ]
+    for side in models:
+        for row, cell in zip(rows, _column(side) if side is not None else [""] * len(rows), strict=True):
+            row.append(cell)
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def cause_rows(evidence: Evidence) -> list[list[str]]:
+    """Return rejected first attempts by cause: [cause, base, candidate], most frequent first."""
+    before = evidence.base.failures
+    after = evidence.candidate.failures if evidence.candidate else {}
+    causes = sorted(
+        before.keys() | after.keys(), key=lambda cause: (-before.get(cause, 0) - after.get(cause, 0), cause)
+    )
+    rows = [[cause, str(before.get(cause, 0)), str(after.get(cause, 0))] for cause in causes]
+    return rows if evidence.candidate else [row[:2] for row in rows]
+
+
+def sides(evidence: Evidence) -> list[str]:
+    """Return the names of the models that were measured."""
+    return ["base", "candidate"] if evidence.candidate is not None else ["base"]
+
+
+def comparison(difference: Comparison) -> list[tuple[str, str]]:
+    """Return what the paired comparison says: (what, value)."""
+    worst = difference.conservative
+    return [
+        ("first attempts that pass", f"{points(difference.rate)} ({interval(difference.low, difference.high)})"),
+        ("the interval is", difference.method),
+        ("bootstrap by group", interval(difference.bootstrap_low, difference.bootstrap_high)),
+        ("sign-flip test by group", _p_value(difference.p_value)),
+        ("smallest difference it could show", points(difference.minimum_detectable).lstrip("+")),
+        ("no-verdicts held against it", f"{points(worst.rate)} ({interval(worst.low, worst.high)})"),
+        ("pairs with both verdicts", str(difference.pairs)),
+        ("conclusion", _conclusion(difference)),
+    ]
+
+
+def _conclusion(difference: Comparison) -> str:
+    """Return what may be concluded, in words."""
+    if difference.low is None or difference.high is None:
+        return "none: too few groups for an interval"
+    if difference.holds:
+        return "the candidate passes first time more often"
+    if difference.high < 0:
+        return "the candidate passes first time less often"
+    if difference.low > 0:
+        return "none: the gain does not survive counting no-verdicts against the candidate"
+    return "none: the interval holds 0"
+
+
+def _p_value(value: float | None) -> str:
+    """Return a p-value; tiny ones as a bound."""
+    if value is None:
+        return DASH
+    return "p < 0.0001" if value < 0.0001 else f"p = {value:.4f}"
+
+
+def caveats(evidence: Evidence) -> list[str]:
+    """Return what the evidence itself says against reading too much into it."""
+    said = []
+    if evidence.groups < 2:
+        said.append("One group only: nothing can be said about other groups, so there is no interval.")
+    if evidence.candidate is not None and evidence.pairing != "common random numbers":
+        said.append("Pairs share the specification only, not the sampling noise.")
+    if evidence.leakage.startswith("not checked"):
+        said.append(f"Leakage was {evidence.leakage}.")
+    said.extend(f"{count} × {reason}." for reason, count in evidence.drops.items())
+    return said
+
+
+def _column(side: Performance) -> list[str]:
+    first = side.first_attempt
+    outcomes = ", ".join(f"{count} {name}" for name, count in side.outcomes.items())
+    expected = interval(side.expected_attempts_low, side.expected_attempts_high, scale=1, digits=2)
+    return [
+        percent(first.rate),
+        interval(first.low, first.high),
+        f"{first.passed} of {first.judged}",
+        _number(side.expected_attempts),
+        expected,
+        percent(side.solved_within_r_max),
+        outcomes,
+        f"{side.attempts}, {side.truncated}",
+    ]
+
+
+def _by_group(estimate: Rate | Comparison) -> str:
+    if estimate.rate is None:
+        return "no first attempt got a verdict"
+    if estimate.low is None:
+        return "no interval: one group says nothing about others"
+    return f"95 % interval {interval(estimate.low, estimate.high)}, by group"
