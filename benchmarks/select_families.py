@@ -3,8 +3,8 @@
     python benchmarks/select_families.py --answers /tmp/answers.jsonl
 
 Run once, before any training: it looks at no adapter. Every candidate family gets one sample of each of its 4
-specifications; a family is kept with at least 3 right, and kept ones are dealt to the sides at random within their
-category. About 3 minutes on two cores.
+specifications, and with at least 3 right a second one; it is kept with at least 6 of 8 right. Kept families are dealt
+to the sides at random within their category. About 5 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -27,33 +27,51 @@ from guardlearn.demo.tasks import FAMILIES_FILE, TASKS_FILE
 from guardlearn.digests import digest_file
 from guardlearn.generators import SamplingConfig, open_generator
 from guardlearn.prompts import Renderer
-from guardlearn.types import GuardContext, Side
+from guardlearn.types import Generator, GuardContext, Side
 
 SAMPLING = SamplingConfig(temperature=0.5, max_new_tokens=128, stop=("\n```\n",))
 SEED = 7
-KEPT_FROM = 3
-"""Right answers of 4 that keep a family."""
+KEPT_FROM = 0.75
+"""Share of right answers that keeps a family."""
 SPECIFICATIONS_PER_FAMILY = 3
 SIZES = {Side.TRAIN: 40, Side.HELD_OUT: 40, Side.VALIDATION: 6}
 
 
 def measure(model: Path, answers: Path) -> list[Attempt]:
-    """Answer and judge every candidate specification once; what `answers` holds already is not asked again."""
+    """Answer and judge each candidate once a specification, and those that did well once more."""
     generator = open_generator("transformers", model, sampling=SAMPLING)
+    first = answer(generator, candidates(), answers, samples=1)
+    return answer(generator, [*kept(first)], answers, samples=2) + [
+        attempt for attempt in first if attempt.specification.group not in {family.name for family in kept(first)}
+    ]
+
+
+def answer(generator: Generator, families: list[Family], answers: Path, samples: int) -> list[Attempt]:
+    """Return judged answers; what the file `answers` holds already is not asked again."""
     guard = HouseStyle(style=False)
     before = [judged_anew(line, guard) for line in answers.read_bytes().splitlines()] if answers.exists() else []
-    with answers.open("ab", buffering=0) as file:
-        return attempt_chains(
-            [spec for family in candidates() for spec in specifications_of(family)],
+    with answers.open("a", encoding="utf-8", buffering=1) as file:
+        attempts = attempt_chains(
+            [spec for family in families for spec in specifications_of(family)],
             generator,
             guard,
             renderer=Renderer(special_tokens=generator.special_tokens),
             r_max=1,
+            samples=samples,
             seed=SEED,
             done={attempt.chain: [attempt] for attempt in before},
-            on_attempt=lambda attempt: file.write(msgspec.json.encode(attempt) + b"\n") and None,
+            on_attempt=lambda attempt: print(msgspec.json.encode(attempt).decode(), file=file),
             on_progress=lambda done, total, note: print(f"\r{done}/{total}", end="", flush=True),
         )
+    print()
+    return attempts
+
+
+def kept(attempts: list[Attempt]) -> list[Family]:
+    """Return the candidates with at least 3 of 4 samples right."""
+    passed = collections.Counter(a.specification.group for a in attempts if a.verdict.passed)
+    sampled = collections.Counter(a.specification.group for a in attempts)
+    return [family for family in candidates() if passed[family.name] >= KEPT_FROM * max(1, sampled[family.name])]
 
 
 def judged_anew(line: bytes, guard: HouseStyle) -> Attempt:
@@ -64,31 +82,30 @@ def judged_anew(line: bytes, guard: HouseStyle) -> Attempt:
 
 
 def deal(kept: list[Family]) -> dict[str, Side]:
-    """Give each side its number of families, every category in proportion, at random within it."""
-    if len(kept) < sum(SIZES.values()):
-        raise SystemExit(f"{len(kept)} families kept, {sum(SIZES.values())} needed: write more candidates")
+    """Give each side its number of families: every category in proportion, at random within it."""
+    wanted = sum(SIZES.values())
+    if len(kept) < wanted:
+        raise SystemExit(f"{len(kept)} families kept, {wanted} needed: write more candidates")
     chance = random.Random(SEED)
-    by_category = collections.defaultdict(list)
-    for family in kept:
-        by_category[family.category].append(family.name)
-    # a family's place within its category, as a share: cutting all categories at the same share keeps proportions
     places = {}
-    for names in by_category.values():
+    for category in sorted({family.category for family in kept}):
+        names = [family.name for family in kept if family.category == category]
         chance.shuffle(names)
-        places.update({name: (index + 0.5) / len(names) for index, name in enumerate(names)})
-    ordered = sorted(places, key=lambda name: (places[name], name))[: sum(SIZES.values())]
-    # dealt in a cycle, so that the sides interleave along that order
-    cycle = [side for side, size in SIZES.items() for _ in range(size)]
-    slots = sorted(range(len(cycle)), key=lambda i: (cycle[:i].count(cycle[i]) + 0.5) / SIZES[cycle[i]])
-    return {name: cycle[slot] for name, slot in zip(ordered, slots, strict=True)}
+        # a place within the category as a share: cutting all categories at the same share keeps their proportions
+        places.update({name: ((index + 0.5) / len(names), category) for index, name in enumerate(names)})
+    chosen = sorted(sorted(places, key=lambda name: places[name])[:wanted], key=lambda name: places[name][::-1])
+    # the sides take turns along the categories, the small one every so often
+    turns = [side for side, size in SIZES.items() for _ in range(size)]
+    order = sorted(range(wanted), key=lambda n: (turns[:n].count(turns[n]) + 0.5) / SIZES[turns[n]])
+    return {name: turns[turn] for name, turn in zip(chosen, order, strict=True)}
 
 
 def write(folder: Path, model: Path, attempts: list[Attempt]) -> None:
     passed = collections.Counter(a.specification.group for a in attempts if a.verdict.passed)
     sampled = collections.Counter(a.specification.group for a in attempts)
-    sides = deal([family for family in candidates() if passed[family.name] >= KEPT_FROM])
+    sides = deal(kept(attempts))
     record = {
-        "what": "families kept where the bare base model was right in at least `kept_from` of its samples, style rule off",
+        "what": "families kept where the bare base model was right in at least the share `kept_from` of its samples, style rule off",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "model": DEMO_MODEL_NAME,
         "model_digest": digest_file(model / "model.safetensors"),
@@ -97,7 +114,7 @@ def write(folder: Path, model: Path, attempts: list[Attempt]) -> None:
         "seed": SEED,
         "kept_from": KEPT_FROM,
         "candidates": len(candidates()),
-        "kept": sum(passed[family.name] >= KEPT_FROM for family in candidates()),
+        "kept": len(kept(attempts)),
         "right": sum(passed.values()),
         "sampled": len(attempts),
         "sides": {side.value: size for side, size in SIZES.items()},
@@ -113,14 +130,23 @@ def write(folder: Path, model: Path, attempts: list[Attempt]) -> None:
         }
         for family in candidates()
     ]
-    tasks = [spec for family in candidates() if family.name in sides for spec in specifications_of(family)[:SPECIFICATIONS_PER_FAMILY]]
+    tasks = [
+        spec
+        for family in candidates()
+        if family.name in sides
+        for spec in specifications_of(family)[:SPECIFICATIONS_PER_FAMILY]
+    ]
     (folder / FAMILIES_FILE).write_text("".join(json.dumps(row) + "\n" for row in [record, *rows]), encoding="utf-8")
-    (folder / TASKS_FILE).write_bytes(b"".join(msgspec.json.encode(msgspec.to_builtins(spec)) + b"\n" for spec in tasks))
+    (folder / TASKS_FILE).write_bytes(
+        b"".join(msgspec.json.encode(msgspec.to_builtins(spec)) + b"\n" for spec in tasks)
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--answers", type=Path, required=True, help="answers and verdicts, as JSON lines; it continues from them")
+    parser.add_argument(
+        "--answers", type=Path, required=True, help="answers and verdicts, as JSON lines; it continues from them"
+    )
     arguments = parser.parse_args()
     model = demo_model()
     attempts = measure(model, arguments.answers)

@@ -38,7 +38,9 @@ def test_its_folder_is_writable_small_and_gone_afterwards():
     assert "File too large" in printed("try: open('a', 'w').write('x' * 10**6)\nexcept OSError as e: print(e)")
 
 
-@pytest.mark.parametrize("code", ["while True: pass", "import time\ntime.sleep(60)", "import os\nos.close(1)\nwhile True: pass"])
+@pytest.mark.parametrize(
+    "code", ["while True: pass", "import time\ntime.sleep(60)", "import os\nos.close(1)\nwhile True: pass"]
+)
 def test_endless_code_is_killed(code):
     began = time.monotonic()
     assert run_limited(code, b"", SHORT).outcome is Outcome.TIMEOUT

@@ -75,8 +75,10 @@ class TrainingConfig:
     """Steps between weights checkpoints, from which a killed training resumes; None: a tenth of the steps."""
     gradient_checkpointing: bool = False
     """True trades about a third of the speed for memory; for long rows on a GPU."""
-    method: Literal["sft"] = "sft"
-    backend: Literal["auto", "trl"] = "auto"
+    method: str = "sft"
+    """Supervised fine-tuning on accepted artifacts."""
+    backend: str = "auto"
+    """"auto" or "trl"."""
 
     def __post_init__(self) -> None:
         positive = {"max_length", "epochs", "batch_size", "learning_rate", "lora_r", "lora_alpha"}
@@ -196,7 +198,10 @@ def run_job(
     """
     folder = folder.resolve()
     command = [python or sys.executable, "-m", "guardlearn.training", str(folder), "--model", str(model_path.resolve())]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors, _process([*command, "--attached"], errors) as process:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        _process([*command, "--attached"], errors) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             _relay(line, on_progress)
@@ -220,7 +225,9 @@ def _tokenizer(model_path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise ModelError(f"{model_path} holds no usable tokenizer ({str(error).splitlines()[0][:160]})") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {model_path} names no end token (eos_token); training could not teach to stop")
+        raise ModelError(
+            f"the tokenizer of {model_path} names no end token (eos_token); training could not teach to stop"
+        )
     return tokenizer
 
 
@@ -271,7 +278,9 @@ def _place(folder: Path, files: dict[str, bytes]) -> None:
         for name, data in files.items():
             path = folder / name
             if not path.is_file() or digest_file(path) != digest_bytes(data):
-                raise JobError(f"{folder} holds another job ({name} differs); choose another folder, or remove this one")
+                raise JobError(
+                    f"{folder} holds another job ({name} differs); choose another folder, or remove this one"
+                )
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -321,4 +330,6 @@ def _failure(errors: str, code: int, folder: Path) -> str:
     lines = [line for line in errors.splitlines() if line.strip()]
     if code < 0:
         return f"the training process was killed by signal {-code}; the same command continues from its last checkpoint"
-    return lines[-1].removeprefix("error: ") if lines else f"the training process failed ({code}); see {folder}/train.log"
+    return (
+        lines[-1].removeprefix("error: ") if lines else f"the training process failed ({code}); see {folder}/train.log"
+    )

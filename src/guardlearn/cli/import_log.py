@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from guardlearn.cli import console
-from guardlearn.errors import UsageError
 
 
 def command(
@@ -27,8 +26,9 @@ def command(
     """Import a log of guarded attempts; importing again takes only what is new."""
     from guardlearn.dag import ArtifactDAG
     from guardlearn.dag.importers.log import import_log
+    from guardlearn.dag.importers.mapping import parse_mapping
 
-    pairs = _parse(mapping)
+    pairs = parse_mapping(mapping)
     with ArtifactDAG.open_or_create(into) as dag, console.progress("import") as on_progress:
         report = import_log(dag, source, pairs, on_progress=on_progress)
     if as_json:
@@ -44,12 +44,3 @@ def command(
     if report.unknown:
         console.say(f"not known from this log: {console.flat(report.unknown)}")
 
-
-def _parse(text: str) -> dict[str, str]:
-    pairs = {}
-    for part in text.split(","):
-        name, equals, field = part.strip().partition("=")
-        if not equals or not name or not field:
-            raise UsageError(f"--map has {part.strip()!r}; write name=field pairs with commas, as in spec=prompt")
-        pairs[name] = field
-    return pairs

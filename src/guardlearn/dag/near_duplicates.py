@@ -7,6 +7,7 @@ for MinHash, Leskovec, Rajaraman & Ullman, "Mining of Massive Datasets", ch. 3, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import zlib
@@ -64,9 +65,8 @@ def distinctive(text: str, common: Collection[int]) -> frozenset[int]:
 def signature(hashes: Collection[int]) -> Any:
     """Return the MinHash signature of a set of 32-bit hashes: uint32, shape [PERMUTATIONS]."""
     import numpy
-    from datasketch import MinHash
 
-    sketch = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=lambda value: value)
+    sketch = _empty_sketch().copy()  # drawing the permutations anew would cost more than using them
     sketch.update_batch(sorted(hashes))
     return sketch.digest().astype(numpy.uint32)
 
@@ -84,8 +84,16 @@ def similarity(values: Any, others: Any) -> Any:
     return (others == values).mean(axis=1)
 
 
+@functools.cache
 def scheme() -> str:
     """Return what decides signatures, as 16 hex digits; signatures of different schemes cannot be compared."""
     settings = f"{PERMUTATIONS} {BANDS} {NEAR} {_WORDS} {_COMMON} {_LEAST_DISTINCTIVE} {_TOKENS.pattern}"
     probe = signature(shingles(settings)).astype("<u4").tobytes()
     return hashlib.sha256(settings.encode() + probe).hexdigest()[:16]
+
+
+@functools.cache
+def _empty_sketch() -> Any:
+    from datasketch import MinHash
+
+    return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)

@@ -20,10 +20,9 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
 
 from guardlearn.dag import facts as derived
-from guardlearn.dag import reading, redaction, registration, triggers
+from guardlearn.dag import reading, redaction, registration, schema
 from guardlearn.dag.appending import Appender
 from guardlearn.dag.batching import batches
 from guardlearn.dag.engine import Database
@@ -31,9 +30,8 @@ from guardlearn.dag.recorder import Chain
 from guardlearn.dag.registration import Reading
 from guardlearn.dag.rows import storable
 from guardlearn.dag.sql import COUNTABLE, condition, runs_in_python, selection
-from guardlearn.dag.tables import SCHEMA_VERSION, head, items, meta, metadata
+from guardlearn.dag.tables import head, items
 from guardlearn.dag.verification import VerifyReport, verify
-from guardlearn.digests import digest_json
 from guardlearn.errors import RepositoryError, UsageError
 from guardlearn.predicates.expression import Predicate, as_predicate
 from guardlearn.predicates.vocabulary import everything
@@ -69,18 +67,7 @@ class ArtifactDAG:
             RepositoryError: something with content is there already, or the folder is missing.
         """
         database = Database(target, read_only=False)
-        database.must_be_new()
-        fixed = {"format": "guardlearn", "schema_version": str(SCHEMA_VERSION), "side_salt": side_salt}
-        if not storable(side_salt):
-            raise UsageError(f"side_salt={side_salt!r} holds NUL or a lone surrogate; leave them out")
-        with database.writing() as connection:
-            metadata.create_all(connection)
-            triggers.install(connection)
-            connection.execute(sa.insert(meta), [{"name": name, "value": value} for name, value in fixed.items()])
-            start = bytes.fromhex(digest_json(fixed))
-            digests = {"log": start, "sides": bytes(32), "readings": start}
-            rows = [{"name": name, "seq": 0, "digest": digest} for name, digest in digests.items()]
-            connection.execute(sa.insert(head), rows)
+        schema.install(database, side_salt)
         return cls(database)
 
     @classmethod
@@ -97,11 +84,17 @@ class ArtifactDAG:
         database = Database(target, read_only=read_only)
         database.must_exist()
         try:
-            _check_schema(database)
+            schema.check(database)
         except BaseException:
             database.close()
             raise
         return cls(database)
+
+    @classmethod
+    def open_or_create(cls, target: str | os.PathLike[str]) -> ArtifactDAG:
+        """Open the repository at `target` for writing, or create it where nothing is."""
+        path = Database(target, read_only=False).path
+        return cls.load(target) if path.exists() and path.stat().st_size else cls.create(target)
 
     @property
     def target(self) -> str:
@@ -390,24 +383,3 @@ class ArtifactDAG:
 def _resolved(predicate: Selector | None) -> Predicate:
     """Return Φ with relative times made absolute, once for the whole query (erratum 14)."""
     return everything() if predicate is None else as_predicate(predicate).resolve(datetime.now(UTC))
-
-
-def _check_schema(database: Database) -> None:
-    with database.reading() as connection:
-        try:
-            found = dict(connection.execute(sa.select(meta.c.name, meta.c.value)).tuples().all())
-        except DBAPIError as error:
-            if "no such" not in str(error.orig):
-                raise
-            found = {}
-    if found.get("format") != "guardlearn":
-        raise RepositoryError(
-            f"{database.target} is no guardlearn repository: its tables are another program's; "
-            "make one with ArtifactDAG.create, or import a log with `guardlearn import`"
-        )
-    version = found.get("schema_version")
-    if version != str(SCHEMA_VERSION):
-        raise RepositoryError(
-            f"{database.target} has schema version {version}, this guardlearn reads {SCHEMA_VERSION}; "
-            "run: pip install --upgrade guardlearn"
-        )

@@ -91,7 +91,7 @@ class _Log:
         self.items = self.events = self.redacted = 0
 
     def check(self) -> Iterator[str]:
-        fixed = dict(self._connection.execute(sa.select(meta.c.name, meta.c.value)).tuples().all())
+        fixed = {row.name: row.value for row in self._connection.execute(sa.select(meta.c.name, meta.c.value))}
         running, last, wrong = bytes.fromhex(digest_json(fixed)), 0, False
         end = self._connection.execute(sa.select(head.c.seq, head.c.digest).where(head.c.name == "log")).one()
         for row in heapq.merge(self._rows(_item_query()), self._rows(_event_query()), key=lambda row: row["seq"]):
@@ -214,7 +214,7 @@ def _sides(connection: Connection) -> Iterator[str]:
 
 
 def _readings(connection: Connection) -> Iterator[str]:
-    fixed = dict(connection.execute(sa.select(meta.c.name, meta.c.value)).tuples().all())
+    fixed = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
     running, number = bytes.fromhex(digest_json(fixed)), 0
     for row in connection.execute(sa.select(readings).order_by(readings.c.number)).mappings():
         number += 1

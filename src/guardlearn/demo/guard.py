@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import json
 import marshal
+import math
 import re
 import secrets
 import threading
@@ -278,7 +279,8 @@ _LIMIT_WORDS = {
 
 
 def _lines(result: ProcessResult) -> list[str]:
-    return result.stdout.decode("ascii", "replace").splitlines()
+    """Return what was written, without a last line that was cut."""
+    return result.stdout.decode("ascii", "replace").split("\n")[:-1]
 
 
 def _compare(kind: str, body: str, expected: Any) -> tuple[str, str]:
@@ -297,7 +299,7 @@ def _compare(kind: str, body: str, expected: Any) -> tuple[str, str]:
 def _equal(value: Any, expected: Any) -> bool:
     """Compare by value and type: True is no 1; an int may stand for a float (PEP 484), floats to 1e-9."""
     if isinstance(expected, float) and type(value) in {int, float}:
-        return bool(value == expected or abs(value - expected) <= 1e-9 * max(abs(value), abs(expected)))
+        return math.isclose(value, expected, rel_tol=1e-9)
     if isinstance(expected, list) and isinstance(value, list):
         return len(value) == len(expected) and all(map(_equal, value, expected))
     return type(value) is type(expected) and bool(value == expected)

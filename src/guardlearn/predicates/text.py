@@ -120,7 +120,7 @@ class _Reader:
 
 
 def _chain(node: ast.BinOp, operator: type[ast.operator]) -> list[ast.expr]:
-    """Return a & b & c as [a, b, c]; a chain may be longer than recursion allows."""
+    """Return a & b & c as [a, b, c], so that only real nesting is recursion."""
     sides: list[ast.expr] = []
     left: ast.expr = node
     while isinstance(left, ast.BinOp) and isinstance(left.op, operator):

@@ -16,6 +16,7 @@ from guardlearn.errors import BackendUnavailable, ModelError
 __all__ = [
     "add_lora_adapters",
     "autocast_dtype",
+    "check_folder",
     "load_model_for_training",
     "load_trained_model",
     "quiet_libraries",
@@ -50,7 +51,7 @@ def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in
     elif load_in_4bit:
         log.info("4 bit needs CUDA and bitsandbytes; loading %s in %s", model_name, options["dtype"])
     if Path(model_name).is_dir():
-        _check_folder(Path(model_name))
+        check_folder(Path(model_name))
     with quiet_libraries():
         try:
             tokenizer = AutoTokenizer.from_pretrained(model_name)
@@ -58,7 +59,9 @@ def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in
         except Exception as error:  # each library raises its own kind for a missing or damaged file
             raise ModelError(f"cannot load {model_name} ({str(error).splitlines()[0][:200]})") from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer of {model_name} names no end token (eos_token); training could not teach to stop")
+        raise ModelError(
+            f"the tokenizer of {model_name} names no end token (eos_token); training could not teach to stop"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = max_seq_length
@@ -77,7 +80,9 @@ def add_lora_adapters(model: Any, r: int = 16, lora_alpha: int = 16, *, seed: in
     import torch
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=r, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=r, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
@@ -130,7 +135,12 @@ def quiet_libraries() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder without configuration or weights.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} holds no config.json; a model folder is what save_pretrained writes")
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):

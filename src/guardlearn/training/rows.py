@@ -59,7 +59,9 @@ def tokenise(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int 
                 "raise max_length or leave the row out"
             )
     if not any(row.completion for row in tokens):
-        raise JobError(f"every label is masked: none of the {len(tokens)} rows has a completion to learn; nothing to train")
+        raise JobError(
+            f"every label is masked: none of the {len(tokens)} rows has a completion to learn; nothing to train"
+        )
     empty = next((row.id for row in tokens if not row.completion), None)
     if empty is not None:
         raise JobError(f"row {empty} has an empty completion: it would teach silence; leave it out")
@@ -82,12 +84,14 @@ def _row(row: Mapping[str, Any], name: str, tokenizer: Any) -> TokenRow:
     )
 
 
-def plan(lengths: Sequence[int], batch_size: int, *, epochs: float, max_steps: int | None, seed: int) -> list[list[int]]:
+def plan(
+    lengths: Sequence[int], batch_size: int, *, epochs: float, max_steps: int | None, seed: int
+) -> list[list[int]]:
     """Return every step's row numbers: each pass takes every row exactly once, in a seeded order.
 
     Args:
         lengths: tokens of each row; rows of like length share batches, among a few batches' worth at a time.
-        batch_size: rows a step; the last step of a pass may have fewer.
+        batch_size: most rows a step; the steps of a pass share its rows evenly.
         epochs: passes; a part of a pass is a part of its steps, rounded up.
         max_steps: exactly so many steps instead; None: by epochs.
         seed: equal seeds give equal plans.
@@ -97,18 +101,22 @@ def plan(lengths: Sequence[int], batch_size: int, *, epochs: float, max_steps: i
     chance = random.Random(seed)
     batches: list[list[int]] = []
     while len(batches) < steps:
-        batches += _one_pass(lengths, batch_size, chance)
+        batches += _one_pass(lengths, per_pass, chance)
     return batches[:steps]
 
 
-def _one_pass(lengths: Sequence[int], batch_size: int, chance: random.Random) -> list[list[int]]:
+def _one_pass(lengths: Sequence[int], count: int, chance: random.Random) -> list[list[int]]:
     order = list(range(len(lengths)))
     chance.shuffle(order)
-    window = batch_size * _WINDOW
-    grouped: list[int] = []
-    for start in range(0, len(order), window):
-        grouped += sorted(order[start : start + window], key=lambda row: lengths[row])
-    batches = [grouped[start : start + batch_size] for start in range(0, len(grouped), batch_size)]
+    # sizes differ by one at most: each step is a mean of its own, and a small last step would weigh its rows more
+    bounds = [len(order) * batch // count for batch in range(count + 1)]
+    batches: list[list[int]] = []
+    for first in range(0, count, _WINDOW):
+        last = min(first + _WINDOW, count)
+        alike = sorted(order[bounds[first] : bounds[last]], key=lambda row: lengths[row])
+        batches += [
+            alike[bounds[batch] - bounds[first] : bounds[batch + 1] - bounds[first]] for batch in range(first, last)
+        ]
     chance.shuffle(batches)
     return batches
 

@@ -1,4 +1,4 @@
-"""Reading a job folder: settings, rows and manifest, checked against the manifest's digests before anything is loaded."""
+"""Reading a job folder: settings, rows and manifest, checked against their digests before anything is loaded."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def read_job(folder: Path) -> Job:
     manifest = _json(raw, folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise JobError(f"{folder}/manifest.json is of format {found!r}, this trainer reads {_FORMAT}; write the job again")
+        raise JobError(
+            f"{folder}/manifest.json is of format {found!r}, this trainer reads {_FORMAT}; write the job again"
+        )
     data = {name: _read(folder, name) for name in _FILES}
     for name, content in data.items():
         written, found = manifest.get("files", {}).get(name), digest_bytes(content)
@@ -83,7 +85,9 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise JobError(f"{folder} holds no readable {name} ({error.strerror}); a job folder is what `train` writes") from error
+        raise JobError(
+            f"{folder} holds no readable {name} ({error.strerror}); a job folder is what `train` writes"
+        ) from error
 
 
 def _json(raw: bytes | str, where: Path, line: int | None = None) -> Any:
@@ -104,4 +108,6 @@ def _settings(raw: bytes, where: Path) -> Settings:
         return Settings(**tomllib.loads(raw.decode("utf-8")))
     except (tomllib.TOMLDecodeError, TypeError) as error:  # TypeError names the missing or the unknown key
         problem = str(error).replace("Settings.__init__()", "").strip()
-        raise JobError(f"{where}: {problem}; write the job again, or use the guardlearn version that wrote it") from error
+        raise JobError(
+            f"{where}: {problem}; write the job again, or use the guardlearn version that wrote it"
+        ) from error

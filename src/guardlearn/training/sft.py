@@ -1,0 +1,72 @@
+"""Supervised fine-tuning on accepted artifacts: L(θ) = −E_τ[log π_θ(a | Ψ, H)] (Definition 24; the guide's section 5).
+
+A method decides rows and order; a backend (`trl`) optimises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from guardlearn.training.rows import plan, tokenise
+
+if TYPE_CHECKING:
+    from guardlearn.training.trl import StepRecord, WeightedTrainer
+
+__all__ = ["save_interval", "train_on_traces"]
+
+
+def train_on_traces(
+    model: Any,
+    tokenizer: Any,
+    training_data: Sequence[Mapping[str, Any]],
+    output_dir: str = "outputs",
+    max_steps: int = 100,
+    batch_size: int = 2,
+    learning_rate: float = 2e-4,
+    *,
+    seed: int = 42,
+    warmup_ratio: float = 0.05,
+    save_steps: int | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> WeightedTrainer:
+    """Train the adapters of `model` on traces; return the trainer that did.
+
+    Loss falls on completion tokens only, the end token included; nothing is ever cut.
+
+    Args:
+        model: what `add_lora_adapters` returned.
+        tokenizer: the base model's; a row longer than its `model_max_length` is refused.
+        training_data: rows with `prompt` (messages or text) and `completion`; other keys but `id` and `weight` are
+            ignored.
+        output_dir: gets weights checkpoints.
+        max_steps: optimiser steps.
+        batch_size: rows a step.
+        learning_rate: peak; it rises for `warmup_ratio` of the steps and then falls linearly to 0.
+        seed: decides the order of the rows.
+        warmup_ratio: in [0, 1).
+        save_steps: steps between weights checkpoints; None: a tenth of the steps.
+        on_step: called after every step.
+
+    Raises:
+        JobError: no row, a malformed or too long one, or every label masked.
+    """
+    from guardlearn.training.trl import Options, build
+
+    rows = tokenise(training_data, tokenizer, tokenizer.model_max_length)
+    batches = plan([len(row) for row in rows], batch_size, epochs=1.0, max_steps=max_steps, seed=seed)
+    options = Options(
+        learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio,
+        seed=seed,
+        save_steps=save_interval(save_steps, max_steps),
+    )
+    trainer = build(model, tokenizer, rows, batches, Path(output_dir), options, on_step)
+    trainer.train()
+    return trainer
+
+
+def save_interval(asked: int | None, steps: int) -> int:
+    """Return the steps between weights checkpoints: as asked, or a tenth of the steps, 100 at most."""
+    return asked or min(100, max(1, steps // 10))
