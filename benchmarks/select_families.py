@@ -1,6 +1,6 @@
 """Chooses the demo's families by what the bare base model can code with the style rule off, and writes the data files.
 
-    python benchmarks/select_families.py --answers /tmp/answers.jsonl
+    python benchmarks/select_families.py --answers answers.jsonl
 
 Run once, before any training: it looks at no adapter. Every candidate family gets one sample of each of its 4
 specifications, and with at least 3 right a second one; it is kept with at least 6 of 8 right. Kept families are dealt
@@ -105,7 +105,7 @@ def write(folder: Path, model: Path, attempts: list[Attempt]) -> None:
     sampled = collections.Counter(a.specification.group for a in attempts)
     sides = deal(kept(attempts))
     record = {
-        "what": "families kept where the bare base model was right in at least the share `kept_from` of its samples, style rule off",
+        "what": "families of which the bare base model gets the share kept_from right or more, style rule off",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "model": DEMO_MODEL_NAME,
         "model_digest": digest_file(model / "model.safetensors"),

@@ -22,6 +22,7 @@ from guardlearn.dag import ArtifactDAG
 from guardlearn.predicates import Predicate, and_, or_
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem, Side, Source
 
+EXAMPLES = 60
 START = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = [f"i{n}" for n in range(9)] + ["Ψ", "'; --"]
 NAMES = ["", "a", "b", "Ψ'\"", "{}"]
@@ -112,7 +113,9 @@ predicates = st.recursive(
     ),
     max_leaves=6,
 )
-slow = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+slow = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 @given(steps, st.lists(predicates, min_size=2, max_size=6))
@@ -153,7 +156,9 @@ def test_facts_and_histories_follow_from_items_and_events(history: list[Any]) ->
     with repository(history) as (dag, stored, noted):
         expected = _naive(stored, noted)
         for item in dag.extract(order_by="seq"):
-            assert {name: getattr(item.facts, name) for name in expected[item.id]["facts"]} == expected[item.id]["facts"]
+            assert {name: getattr(item.facts, name) for name in expected[item.id]["facts"]} == expected[item.id][
+                "facts"
+            ]
             path = expected[item.id]["path"]
             assert [each.id for each in dag.provenance(item.id)] == path
             blank = {item_id for kind, item_id, _ in noted if kind == "redact"}
@@ -213,9 +218,7 @@ def _naive(stored: list[RepositoryItem], noted: list[Any]) -> dict[str, Any]:
         if kind == "redact":
             for other in stored:
                 shown = [(e.item_id, e.artifact) for e in other.seen_history or ()]
-                if other.id != item_id and any(
-                    i == item_id or (a and a == by_id[item_id].artifact) for i, a in shown
-                ):
+                if other.id != item_id and any(i == item_id or (a and a == by_id[item_id].artifact) for i, a in shown):
                     marks[other.id].add("redact")
     parent = {item.id: item.parent_id for item in stored}
     cut = {_last_of_circle(item.id, parent, order) for item in stored} - {None}

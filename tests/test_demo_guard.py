@@ -68,6 +68,9 @@ def test_right_answers_in_any_wrapping_are_accepted(answer):
         (GOOD.replace(": int", ""), "signature", "exactly"),
         (GOOD.replace("-> int", "-> float"), "signature", "exactly"),
         (GOOD.replace("x: int", "x: int = 1"), "signature", "exactly"),
+        (GOOD.replace("x: int", "x: a" + ".a" * 600), "signature", "exactly"),
+        (GOOD.replace("x + 2", "-" * 9000 + "x"), "syntax", "not valid Python"),
+        (with_body("raise ValueError('two\\n\\nlines')"), "cases", "raised ValueError: two lines"),
         ("async " + GOOD, "signature", "exactly"),
         ("class A:\n" + textwrap.indent(GOOD, "    "), "signature", "exactly"),
         (GOOD.replace("x + 2", "x + 3"), "cases", "`f(1)` must return 3, but it returned 4"),
@@ -127,7 +130,7 @@ def test_style_is_judged_before_the_cases_are_run():
     "body",
     [
         # writes results of its own into every open file
-        "import os\nfor n in range(3, 32):\n    try: os.write(n, b'value 3\\n' * 9)\n    except OSError: pass\nos._exit(0)",
+        "import os\nfor n in range(3, 32):\n try: os.write(n, b'value 3\\n' * 9)\n except OSError: pass\nos._exit(0)",
         # finds the nonce in the caller's frame and speaks for the harness
         """
         import os, sys

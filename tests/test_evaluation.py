@@ -350,7 +350,7 @@ def test_one_group_gives_figures_without_intervals(tmp_path):
 def test_progress_runs_once_through_both_models(tmp_path):
     seen = []
     run(specifications(4), learner(), tmp_path, on_progress=lambda done, total, note: seen.append((done, total, note)))
-    assert {total for _, total, _ in seen} == {24}
+    assert {total for _, total, _ in seen} == {2 * 4 * 3 * 4}  # models, specifications, samples, R_max
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
-    assert seen[-1][0] == 24
+    assert seen[-1][0] == 2 * 4 * 3 * 4
     assert seen[0][2].startswith("candidate") and seen[-1][2].startswith("base")

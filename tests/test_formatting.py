@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from training_samples import trace
 
 from guardlearn.errors import UsageError
 from guardlearn.formatting import examples
 from guardlearn.prompts import Renderer
 from guardlearn.types import View
+from training_samples import trace
 
 BOTH = (View.FIRST_ATTEMPT, View.REPAIR)
 

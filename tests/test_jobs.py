@@ -4,13 +4,13 @@ import json
 import shutil
 
 import pytest
-from training_samples import extraction, rewrite, sample_extraction, sample_job, trace
 
 from guardlearn.digests import digest_text
 from guardlearn.errors import JobError, ModelError, NoTracesError, UsageError
 from guardlearn.jobs import TrainingConfig, run_job, write_job
 from guardlearn.training.settings import read_job
 from guardlearn.types import Side
+from training_samples import extraction, rewrite, sample_extraction, sample_job, trace
 
 FILES = ("job.toml", "train.jsonl", "validation.jsonl", "manifest.json")
 
@@ -24,7 +24,7 @@ def test_the_same_extraction_gives_the_same_bytes(tiny_model, tmp_path):
     assert contents(first) == contents(second)
     assert set(contents(first)) == set(FILES)
     assert not any(str(tmp_path).encode() in data for data in contents(first).values())
-    assert [path.name for path in tmp_path.iterdir()] == ["a", "deep"] or len(list(tmp_path.iterdir())) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "deep"]
 
 
 def test_writing_the_same_job_again_changes_nothing_and_keeps_what_training_left(tiny_model, tmp_path):
@@ -103,7 +103,7 @@ def test_unknown_settings_and_formats_are_refused(tiny_model, tmp_path):
 
 
 def test_nothing_to_train_on_says_why(tiny_model, tmp_path):
-    with pytest.raises(NoTracesError, match="no training row remains of 1 traces .*longer than 20 tokens: 1"):
+    with pytest.raises(NoTracesError, match=r"no training row remains of 1 traces .*longer than 20 tokens: 1"):
         write_job(tmp_path / "job", extraction(trace(1)), tiny_model, TrainingConfig(max_length=20))
     with pytest.raises(NoTracesError, match="no trace on that side"):
         write_job(tmp_path / "job", extraction(trace(1, side=Side.VALIDATION)), tiny_model)

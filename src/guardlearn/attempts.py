@@ -81,7 +81,7 @@ def attempt_chains(
         seed: with spec, sample and attempt it keys the sampling noise.
         done: attempts made before, by chain, in order; those chains go on from there.
         on_attempt: called in this thread for each new attempt as soon as it is judged.
-        on_progress: called with (settled chains, chains, note).
+        on_progress: called with (attempts made or no longer needed, R_max a chain, note).
         guard_workers: threads that run the guard.
 
     Returns:
@@ -105,9 +105,11 @@ def attempt_chains(
         chains[attempt.chain].append(attempt)
         if on_attempt:
             on_attempt(attempt)
-        if on_progress:
+        if on_progress:  # an attempt counts one, a settled chain as many as it could have taken: nearly even steps
+            spent = sum(len(chain) if _open(chain, r_max) else r_max for chain in chains.values())
             settled = sum(not _open(chain, r_max) for chain in chains.values())
-            on_progress(settled, len(chains), f"attempt {attempt.attempt} of {r_max}")
+            note = f"attempt {attempt.attempt} of {r_max}, {settled} of {len(chains)} chains settled"
+            on_progress(spent, r_max * len(chains), note)
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=guard_workers) as pool:
         while wave := [key for key, chain in chains.items() if _open(chain, r_max)]:

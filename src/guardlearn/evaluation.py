@@ -63,7 +63,7 @@ def evaluate(
         samples: chains per specification.
         seed: of the noise that base and candidate share.
         manifest: what the candidate learned from (the job's manifest), checked for leakage and for its prompts.
-        on_progress: called with (settled chains of both models, chains of both, note).
+        on_progress: called with (attempts made or no longer needed, those possible, note), for both models.
 
     Raises:
         UsageError: no specifications, or the folder holds an evaluation of something else, or one that is running.
@@ -77,7 +77,7 @@ def evaluate(
         check_leakage(specs, manifest)
         _check_prompts(generator, manifest)
     plan = _plan(specs, generator, guard, adapter, renderer, r_max, samples, seed)
-    chains = len(specs) * samples
+    steps = len(specs) * samples * r_max
     # the candidate first: an adapter that cannot be used says so before the base has cost any time
     models: dict[str, str | None] = {"base": None} if adapter is None else {"candidate": str(adapter), "base": None}
     attempts: dict[str, list[Attempt]] = {}
@@ -95,7 +95,7 @@ def evaluate(
                     seed=seed,
                     done=log.done[which],
                     on_attempt=log.writer(which),
-                    on_progress=_shifted(on_progress, which, turn * chains, len(models) * chains),
+                    on_progress=_shifted(on_progress, which, turn * steps, len(models) * steps),
                 )
         finally:
             generator.use_adapter(None)

@@ -43,4 +43,3 @@ def command(
         console.say(f"fault: {fault}")
     if report.unknown:
         console.say(f"not known from this log: {console.flat(report.unknown)}")
-

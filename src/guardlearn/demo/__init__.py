@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from guardlearn.demo.tasks import specifications
     from guardlearn.demo.guard import HouseStyle, house_style
     from guardlearn.demo.model import demo_model
+    from guardlearn.demo.tasks import specifications
 
 __all__ = ["HouseStyle", "demo_model", "house_style", "specifications"]
 

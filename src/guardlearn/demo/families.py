@@ -146,13 +146,19 @@ def _inputs(kind: str, parameters: tuple[Any, ...]) -> list[Any]:
         sized = ["bananasplits"[:size] for size in sizes]
         fixed = ["banana", "Hello World", " tea: time ", "one,two,three", "a-b-c", "7", "x", "band", ""]
         return _unique([*marked, *sized, *fixed])
-    if kind == "list[str]":
-        marked = [made for text in texts for made in ([text + "abc", "b" + text], [text, "x"])]
-        fixed = [["pear", "fig", "apple"], ["a", "bb", "ccc", "dddd", "eeeee"], ["tea"], ["on", "ant"], []]
-        return _unique([*marked, *fixed])
-    lists = [made for value in near for made in ([value], [value, value + 1, value - 1, value], [value + 1, value])]
+    return _word_lists(texts) if kind == "list[str]" else _number_lists(near, sizes)
+
+
+def _word_lists(texts: list[str]) -> list[list[str]]:
+    marked = [made for text in texts for made in ([text + "abc", "b" + text], [text, "x"])]
+    fixed = [["pear", "fig", "apple"], ["a", "bb", "ccc", "dddd", "eeeee"], ["tea"], ["on", "ant"], []]
+    return _unique([*marked, *fixed])
+
+
+def _number_lists(near: list[int], sizes: list[int]) -> list[list[int]]:
+    marked = [made for value in near for made in ([value], [value, value + 1, value - 1, value], [value + 1, value])]
     fixed = [[3, 1, 2, 8, 5, 9, 4], [12, -5, 30, 7, 30, 0], [50, 60, 70, 80, 20, 6], [-3, -8], [100], []]
-    return _unique([*fixed[:3], *lists, *fixed[3:], *([5, 4, 3, 2, 1, 0, 6, 7][:size] for size in sizes)])
+    return _unique([*fixed[:3], *marked, *fixed[3:], *([5, 4, 3, 2, 1, 0, 6, 7][:size] for size in sizes)])
 
 
 def _unique(values: list[Any]) -> list[Any]:

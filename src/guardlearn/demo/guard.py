@@ -5,7 +5,8 @@ line, D400: ends with a period, and as house rule in D401's spirit: starts with 
 in a limited process (guards/process.py). That process is told the arguments and never the expected results: it sends
 back values, which are compared here. So an answer that writes into the channel can gain nothing but a wrong value.
 
-How a retry is asked decides whether it succeeds: each wording below is one that the demo's model acts on.
+How a retry is asked decides whether it succeeds: naming the style's rules got the demo's model nowhere, an example
+docstring that may be copied word for word lets about half of its retries pass.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import marshal
 import math
 import re
 import secrets
+import sys
 import threading
 import time
 import warnings
@@ -55,7 +57,7 @@ class HouseStyle:
         """
         self.style = style
         self.limits = limits
-        self.version = code_digest(HouseStyle, _HARNESS, extract_code, _judge_cases, process, style, limits)
+        self.version = code_digest(sys.modules[__name__], process, style, limits)
 
     def __call__(self, artifact: str, context: GuardContext) -> Verdict:
         """Judge an answer.
@@ -166,9 +168,12 @@ def _find(tree: ast.Module, name: str) -> _Function | None:
 def _same_signature(function: _Function, wanted: ast.stmt) -> bool:
     if not isinstance(function, ast.FunctionDef) or not isinstance(wanted, ast.FunctionDef):
         return False
-    ours, theirs = (
-        ast.dump(node.args) + (ast.dump(node.returns) if node.returns else "") for node in (function, wanted)
-    )
+    try:
+        ours, theirs = (
+            ast.dump(node.args) + (ast.dump(node.returns) if node.returns else "") for node in (function, wanted)
+        )
+    except RecursionError:  # an annotation nested absurdly deep
+        return False
     return ours == theirs
 
 
@@ -257,7 +262,8 @@ def _judge_cases(code: str, name: str, imports: set[str], cases: list[Any], limi
                 call = f"{name}({', '.join(map(repr, arguments))})"
                 return cause, f"Wrong result: `{call}` must return {expected!r}, but it {what}."
     elif answers:
-        cause, what = _compare(*answers[0], None)
+        kind, body = answers[0]
+        cause, what = _compare(kind, body, None)
         return cause, f"The code fails when it is loaded: it {what}."
     if len(answers) >= len(cases) and result.outcome is Outcome.EXITED:
         return "", ""
@@ -292,7 +298,7 @@ def _compare(kind: str, body: str, expected: Any) -> tuple[str, str]:
     if kind == "memory":
         return "memory", "used too much memory"
     if kind != "value":
-        return "cases", f"raised {value}"
+        return "cases", f"raised {' '.join(str(value).split())}"
     return ("", "") if _equal(value, expected) else ("cases", f"returned {_shown(value)}")
 
 

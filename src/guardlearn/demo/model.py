@@ -100,7 +100,10 @@ def _replace_folder(folder: Path, on_progress: OnProgress | None) -> None:
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir()
-        _convert(_gguf_file(), part, on_progress)
+        try:
+            _convert(_gguf_file(), part, on_progress)
+        except ImportError as error:
+            raise missing_library(error.name or "gguf", "train", "converting the demo's model") from error
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     finally:
@@ -108,11 +111,9 @@ def _replace_folder(folder: Path, on_progress: OnProgress | None) -> None:
 
 
 def _convert(gguf_file: Path, folder: Path, on_progress: OnProgress | None) -> None:
-    try:
-        from gguf import GGUFReader
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise missing_library(error.name or "gguf", "train", "converting the demo's model") from error
+    from gguf import GGUFReader
+    from safetensors.torch import save_file
+
     reader = GGUFReader(gguf_file)
     fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     save_file(_tensors(reader, fields, on_progress), folder / "model.safetensors", metadata={"format": "pt"})

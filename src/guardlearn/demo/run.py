@@ -31,7 +31,7 @@ from guardlearn.types import Generator, OnProgress, Side
 __all__ = ["DEMO_TRAINING", "LIMITS", "R_MAX", "SAMPLING", "DemoResult", "run_demo"]
 
 R_MAX = 4
-SAMPLING = SamplingConfig(temperature=0.5, max_new_tokens=128, stop=("\n```\n", "\n```"))
+SAMPLING = SamplingConfig(temperature=0.5, max_new_tokens=128, stop=("\n```\n",))
 DEMO_TRAINING = TrainingConfig(
     base_model="demo", views=("first_attempt",), max_steps=40, batch_size=4, learning_rate=2e-4, max_length=512
 )

@@ -1,4 +1,4 @@
-"""The demo's specifications as they were chosen and committed: tasks.jsonl and the record of the choice, families.jsonl.
+"""The demo's specifications as they were chosen and committed: tasks.jsonl, and families.jsonl, which records how.
 
 Families are split by what the base model can code when the style rule is off, and by a seed; never by an adapter's
 result. benchmarks/select_families.py made both files, once.

@@ -122,7 +122,7 @@ class FunctionGuard:
 
 
 def as_verdict(answer: Any, guard: str = "") -> Verdict:
-    """Return what a guard answered as a `Verdict`: a verdict, a bool, a (bool, feedback) pair, or an object with `passed`.
+    """Return what a guard answered as a `Verdict`: one, a bool, a (bool, feedback) pair, or an object with `passed`.
 
     Raises:
         GuardError: it is none of these.
@@ -137,7 +137,8 @@ def as_verdict(answer: Any, guard: str = "") -> Verdict:
         passed, feedback = answer.passed, getattr(answer, "feedback", "")
     if not isinstance(passed, bool):
         raise GuardError(
-            f"guard {guard!r} returned {str(answer)[:60]!r}, which is no verdict; return a Verdict, a bool or (bool, feedback)"
+            f"guard {guard!r} returned {str(answer)[:60]!r}, which is no verdict; "
+            "return a Verdict, a bool or (bool, feedback)"
         )
     status = ArtifactStatus.ACCEPTED if passed else ArtifactStatus.REJECTED
     return Verdict(status=status, feedback=str(feedback or ""), cause="" if passed else "rejected", guard=guard)

@@ -191,12 +191,18 @@ def _read(pipe: IO[bytes], deadline: float, bound: int) -> tuple[bytes, Outcome 
 def _wait(process: subprocess.Popen[bytes], deadline: float) -> Outcome | None:
     """Wait for a process that has closed its output, without reaping it: its number must not be given away yet."""
     pause = 0.0005
-    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while not _has_ended(process):
         if time.monotonic() > deadline:
             return Outcome.TIMEOUT
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
     return None
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if sys.platform == "darwin":  # has no waitid; a number freed this moment is not given away at once
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
