@@ -8,7 +8,6 @@ import textwrap
 import time
 
 import pytest
-from rules import guard, specification
 
 from guardlearn.attempts import attempt_chains
 from guardlearn.collect import collect
@@ -17,6 +16,7 @@ from guardlearn.errors import DataError, GuardError, UsageError
 from guardlearn.generators import ReplayGenerator
 from guardlearn.prompts import Renderer
 from guardlearn.types import ArtifactStatus
+from rules import guard, specification
 
 ANSWERS = {
     "s1": ["w1"],  # accepted at once

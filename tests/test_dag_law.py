@@ -15,14 +15,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_predicates import predicates as vocabulary_predicates
 
 from guardlearn import predicates as words
 from guardlearn.dag import ArtifactDAG
 from guardlearn.predicates import Predicate, and_, or_
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem, Side, Source
+from test_predicates import predicates as vocabulary_predicates
 
-EXAMPLES = 60
+EXAMPLES = 30
 START = datetime(2026, 1, 1, tzinfo=UTC)
 IDS = [f"i{n}" for n in range(9)] + ["Ψ", "'; --"]
 NAMES = ["", "a", "b", "Ψ'\"", "{}"]

@@ -131,7 +131,7 @@ def test_precedence_and_shape() -> None:
 
 @pytest.mark.parametrize("use", [lambda p: p and p, lambda p: p or p, lambda p: not p, bool])
 def test_truth_value_is_refused_with_advice(use) -> None:
-    with pytest.raises(UsageError, match="write `&`, `|` and `~`"):
+    with pytest.raises(UsageError, match=r"write `&`, `\|` and `~`"):
         use(words.refinement())
 
 
@@ -180,7 +180,7 @@ def test_policies_of_definition_22(name: str, selected: set[str]) -> None:
 
 
 def test_unknown_policy_lists_the_right_ones() -> None:
-    with pytest.raises(UsageError, match="did you mean refinement.*high_value"):
+    with pytest.raises(UsageError, match=r"did you mean refinement.*high_value"):
         policy("refinements")
 
 

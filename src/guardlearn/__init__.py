@@ -16,21 +16,93 @@ _EXPORTS = {
     "FeedbackEntry": "types",
     "GuardContext": "types",
     "RepositoryItem": "types",
+    "Side": "types",
     "Source": "types",
     "Specification": "types",
     "TrainingTrace": "types",
     "Verdict": "types",
     "GuardlearnError": "errors",
+    "PromptConfig": "prompts",
+    "Renderer": "prompts",
     "format_prompt": "prompts",
+    "ArtifactDAG": "dag",
+    "Φ_action_pair": "predicates",
+    "Φ_all_successes": "predicates",
+    "Φ_generator_only": "predicates",
+    "Φ_high_value": "predicates",
+    "Φ_human_only": "predicates",
+    "Φ_recent": "predicates",
+    "Φ_refinement": "predicates",
+    "Φ_source": "predicates",
+    "Φ_status": "predicates",
+    "Φ_timestamp_after": "predicates",
+    "and_": "predicates",
+    "or_": "predicates",
+    "parse": "predicates",
+    "policy": "predicates",
+    "refinement": "predicates",
+    "load_guard": "guards",
+    "SamplingConfig": "generators",
+    "open_generator": "generators",
+    "extract_traces": "traces",
+    "extract_training_data": "traces",
+    "get_provenance_chain": "traces",
+    "sparse_reward": "traces",
+    "TrainingConfig": "jobs",
+    "run_job": "jobs",
+    "write_job": "jobs",
+    "add_lora_adapters": "training",
+    "load_model_for_training": "training",
+    "save_trained_model": "training",
+    "train_on_traces": "training",
+    "evaluate": "evaluation",
+    "run_training_pipeline": "pipeline",
+    "train_from_repository": "pipeline",
 }
 
 if TYPE_CHECKING:
+    from guardlearn.dag import ArtifactDAG as ArtifactDAG
     from guardlearn.errors import GuardlearnError as GuardlearnError
+    from guardlearn.evaluation import evaluate as evaluate
+    from guardlearn.generators import SamplingConfig as SamplingConfig
+    from guardlearn.generators import open_generator as open_generator
+    from guardlearn.guards import load_guard as load_guard
+    from guardlearn.jobs import TrainingConfig as TrainingConfig
+    from guardlearn.jobs import run_job as run_job
+    from guardlearn.jobs import write_job as write_job
+    from guardlearn.pipeline import run_training_pipeline as run_training_pipeline
+    from guardlearn.pipeline import train_from_repository as train_from_repository
+    from guardlearn.predicates import Φ_action_pair as Φ_action_pair
+    from guardlearn.predicates import Φ_all_successes as Φ_all_successes
+    from guardlearn.predicates import Φ_generator_only as Φ_generator_only
+    from guardlearn.predicates import Φ_high_value as Φ_high_value
+    from guardlearn.predicates import Φ_human_only as Φ_human_only
+    from guardlearn.predicates import Φ_recent as Φ_recent
+    from guardlearn.predicates import Φ_refinement as Φ_refinement
+    from guardlearn.predicates import Φ_source as Φ_source
+    from guardlearn.predicates import Φ_status as Φ_status
+    from guardlearn.predicates import Φ_timestamp_after as Φ_timestamp_after
+    from guardlearn.predicates import and_ as and_
+    from guardlearn.predicates import or_ as or_
+    from guardlearn.predicates import parse as parse
+    from guardlearn.predicates import policy as policy
+    from guardlearn.predicates import refinement as refinement
+    from guardlearn.prompts import PromptConfig as PromptConfig
+    from guardlearn.prompts import Renderer as Renderer
     from guardlearn.prompts import format_prompt as format_prompt
+    from guardlearn.traces import extract_traces as extract_traces
+    from guardlearn.traces import extract_training_data as extract_training_data
+    from guardlearn.traces import get_provenance_chain as get_provenance_chain
+    from guardlearn.traces import sparse_reward as sparse_reward
+    from guardlearn.training import add_lora_adapters as add_lora_adapters
+    from guardlearn.training import load_model_for_training as load_model_for_training
+    from guardlearn.training import save_trained_model as save_trained_model
+    from guardlearn.training import train_on_traces as train_on_traces
     from guardlearn.types import ArtifactStatus as ArtifactStatus
     from guardlearn.types import FeedbackEntry as FeedbackEntry
     from guardlearn.types import GuardContext as GuardContext
     from guardlearn.types import RepositoryItem as RepositoryItem
+    from guardlearn.types import Side as Side
     from guardlearn.types import Source as Source
     from guardlearn.types import Specification as Specification
     from guardlearn.types import TrainingTrace as TrainingTrace

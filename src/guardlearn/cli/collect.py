@@ -33,7 +33,8 @@ def command(
     from guardlearn.dag import ArtifactDAG
 
     specifications = console.read_specifications(specs)
-    loop = open_loop(generator, model, adapter, guard, temperature, max_new_tokens, tuple(stop or ()), seed)
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "seed": seed}
+    loop = open_loop(generator, model, adapter, guard, sampling)
     digest = adapters.adapter_digest(adapter) if adapter else ""
     with ArtifactDAG.open_or_create(db) as dag, console.progress("collect") as on_progress:
         summary = collect(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guardlearn.cli import console
 from guardlearn.cli.options import AdapterOption, GuardOption, ModelOption, RmaxOption, SeedOption
+
+if TYPE_CHECKING:
+    from guardlearn.evaluation import Evidence
 
 
 def command(
@@ -29,6 +32,28 @@ def command(
     as_json: console.Json = False,
 ) -> None:
     """Run Definition 7's loop for the base and, with --adapter, the candidate. Run again, it continues."""
+    from guardlearn import report
+
+    sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "seed": seed}
+    evidence = measure(specs, guard, output, model, adapter, rmax, samples, db, sampling)
+    if as_json:
+        console.emit(evidence)
+    else:
+        report.terminal(evidence)
+
+
+def measure(
+    specs: Path,
+    guard: str,
+    output: Path,
+    model: str,
+    adapter: Path | None,
+    rmax: int,
+    samples: int,
+    db: str | None,
+    sampling: dict[str, Any],
+) -> Evidence:
+    """Measure base and candidate and write evidence.json and report.html; `sampling` as in `SamplingConfig`."""
     from guardlearn import adapters, report
     from guardlearn.cli.options import open_loop
     from guardlearn.dag import ArtifactDAG
@@ -36,7 +61,7 @@ def command(
 
     specifications = console.read_specifications(specs)
     manifest = adapters.read_manifest(adapter) if adapter else None
-    loop = open_loop("transformers", model, None, guard, temperature, max_new_tokens, tuple(stop or ()), seed)
+    loop = open_loop("transformers", model, None, guard, sampling)
     with console.progress("evaluate") as on_progress:
         evidence = evaluate(
             specifications,
@@ -46,7 +71,7 @@ def command(
             renderer=loop.renderer,
             r_max=rmax,
             samples=samples,
-            seed=seed,
+            seed=sampling.get("seed", 0),
             folder=output,
             manifest=manifest,
             on_progress=on_progress,
@@ -56,7 +81,4 @@ def command(
             digest = adapters.adapter_digest(adapter) if adapter else ""
             dag.record_reading(digest, dag.sides_digest(), len(specifications), "evaluate")
     report.write(output, evidence)
-    if as_json:
-        console.emit(evidence)
-    else:
-        report.terminal(evidence)
+    return evidence

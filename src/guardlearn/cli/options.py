@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -32,18 +32,15 @@ def open_loop(
     model: str,
     adapter: Path | None,
     guard: str,
-    temperature: float,
-    max_new_tokens: int,
-    stop: tuple[str, ...],
-    seed: int,
+    sampling: dict[str, Any],
 ) -> Loop:
-    """Open the guard first (a typo costs nothing), then the generator."""
+    """Open the guard first (a typo costs nothing), then the generator; `sampling` as in `SamplingConfig`."""
     from guardlearn.generators import SamplingConfig, open_generator
     from guardlearn.guards import load_guard
     from guardlearn.models import resolve_model
 
     checked = load_guard(guard)
-    sampling = SamplingConfig(temperature=temperature, max_new_tokens=max_new_tokens, stop=stop, seed=seed)
+    config = SamplingConfig(**sampling)
     folder = resolve_model(model) if generator == "transformers" else Path(model)
-    opened = open_generator(generator, folder, adapter=adapter, sampling=sampling)
+    opened = open_generator(generator, folder, adapter=adapter, sampling=config)
     return Loop(opened, checked, Renderer(special_tokens=opened.special_tokens))

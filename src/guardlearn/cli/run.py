@@ -9,7 +9,7 @@ import typer
 
 from guardlearn.cli import console, evaluate, train
 from guardlearn.cli.options import RmaxOption
-from guardlearn.cli.selection import PolicyOption, WhereOption
+from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 from guardlearn.errors import UsageError
 
 
@@ -27,11 +27,28 @@ def command(
     guard: Annotated[str | None, typer.Option("--guard", help="The guard that judges them.")] = None,
     rmax: RmaxOption = 4,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: 3 epochs.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens a measured answer may take.")] = 512,
     as_json: console.Json = False,
 ) -> None:
     """Train on what a policy selects and, given held-out specifications and a guard, measure what it brought."""
+    from guardlearn import report
+    from guardlearn.dag import ArtifactDAG
+    from guardlearn.jobs import TrainingConfig
+    from guardlearn.pipeline import train_from_repository
+
     if (specs is None) != (guard is None):
         raise UsageError("--specs and --guard belong together: both to measure the adapter, or neither")
-    train.command(db, output, model, policy, where, max_steps=max_steps, as_json=as_json and specs is None)
+    predicate = chosen(policy, where)
+    with ArtifactDAG.load(db, read_only=True) as dag, console.progress("train") as on_progress:
+        config = TrainingConfig(max_steps=max_steps)
+        result = train_from_repository(dag, model, output, predicate=predicate, config=config, on_progress=on_progress)
+    evidence = None
     if specs is not None and guard is not None:
-        evaluate.command(specs, guard, output, model, adapter=output / "adapter", rmax=rmax, db=db, as_json=as_json)
+        sampling = {"max_new_tokens": max_new_tokens}
+        evidence = evaluate.measure(specs, guard, output, model, output / "adapter", rmax, 1, db, sampling)
+    if as_json:
+        console.emit({"training": result, "evidence": evidence})
+        return
+    train.tell(result)
+    if evidence is not None:
+        report.terminal(evidence)

@@ -1,14 +1,17 @@
-"""`guardlearn train` and `guardlearn run`: from ℛ to an adapter."""
+"""`guardlearn train`: from ℛ to an adapter."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guardlearn.cli import console
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
+
+if TYPE_CHECKING:
+    from guardlearn.pipeline import PipelineResult
 
 
 def command(
@@ -50,7 +53,12 @@ def command(
         )
     if as_json:
         console.emit(result)
-        return
+    else:
+        tell(result)
+
+
+def tell(result: PipelineResult) -> None:
+    """Say what was trained on, for people."""
     counts = [[result.selected, result.traces, result.rows, result.validation_rows]]
     console.table(result.predicate, ["selected", "traces", "rows", "validation rows"], counts)
     console.say(f"dropped: {console.flat(result.dropped)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoResultFound
 
 from guardlearn.errors import RepositoryError
 
@@ -34,7 +34,7 @@ class Database:
     def __init__(self, target: str | os.PathLike[str], *, read_only: bool) -> None:
         self.target = str(target)
         self.read_only = read_only
-        self._path = _path_of(self.target)
+        self._path = _path_of(self.target).absolute()
         self._reader: Engine | None = None
         self._writer: Engine | None = None
 
@@ -65,6 +65,23 @@ class Database:
             raise RepositoryError(f"{self.target} exists already; open it with ArtifactDAG.load, or name another path")
         if not self._path.parent.is_dir():
             raise RepositoryError(f"cannot create {self.target}: the folder {self._path.parent} does not exist")
+        if not os.access(self._path.parent, os.W_OK):
+            raise RepositoryError(f"cannot create {self.target}: the folder {self._path.parent} is not writable")
+
+    @contextlib.contextmanager
+    def founding(self) -> Iterator[Connection]:
+        """Yield a connection to a new database that appears under its name only when it is complete."""
+        self.must_be_new()
+        draft = Database(self._path.with_name(f".{self._path.name}.{os.getpid()}"), read_only=False)
+        try:
+            with draft.writing() as connection:
+                yield connection
+            draft.close()
+            draft._path.replace(self._path)
+        finally:
+            draft.close()
+            for ending in ("", "-wal", "-shm"):
+                Path(f"{draft._path}{ending}").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -80,19 +97,24 @@ class Database:
         if self.read_only:
             raise RepositoryError(f"{self.target} was opened read-only; open it with ArtifactDAG.load(target)")
         if self._writer is None:
-            self._writer = self._engine("rwc" if not self._path.exists() else "rw")
+            self._writer = self._engine("rw" if self._path.exists() else "rwc")
         with self._translated(), self._writer.begin() as connection:
             yield connection
 
-    def shrink_log(self) -> None:
-        """Fold the write-ahead log into the file, so that nothing redacted stays in it."""
-        if self._writer is not None:
-            with contextlib.suppress(DBAPIError):  # a reader may hold it back; the last one to close does it then
-                raw = self._writer.raw_connection()
-                try:
-                    raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                finally:
-                    raw.close()
+    def shrink_log(self, patience_seconds: float = 0.1) -> None:
+        """Fold the write-ahead log into the file; what a reader still needs stays until the last one closes."""
+        if self._writer is None:
+            return
+        raw = self._writer.raw_connection()
+        try:
+            cursor = raw.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={int(patience_seconds * 1000)}")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        except sqlite3.Error:
+            raw.invalidate()  # with its short patience it must not be used again
+        else:
+            raw.close()
 
     def close(self) -> None:
         """Close every connection; after a write the file is complete by itself."""
@@ -104,7 +126,7 @@ class Database:
         self._reader = self._writer = None
 
     def _engine(self, mode: str) -> Engine:
-        uri = f"{self._path.absolute().as_uri()}?{_open_mode(self._path) if mode == 'ro' else f'mode={mode}'}"
+        uri = f"{self._path.as_uri()}?{_open_mode(self._path) if mode == 'ro' else f'mode={mode}'}"
 
         def connect() -> sqlite3.Connection:
             connection = sqlite3.connect(
@@ -136,6 +158,8 @@ class Database:
             reason = " ".join(str(error.orig).split())
             hint = "; another process is writing, try again" if "locked" in reason else ""
             raise RepositoryError(f"{self.target}: {reason}{hint}") from error
+        except NoResultFound as error:
+            raise RepositoryError(f"{self.target} is damaged: a row that must be there is not; run verify") from error
 
 
 def _path_of(target: str) -> Path:

@@ -24,9 +24,8 @@ def install(database: Database, side_salt: str) -> None:
     """
     if not storable(side_salt):
         raise UsageError(f"side_salt={side_salt!r} holds NUL or a lone surrogate; leave them out")
-    database.must_be_new()
     fixed = {"format": "guardlearn", "schema_version": str(SCHEMA_VERSION), "side_salt": side_salt}
-    with database.writing() as connection:
+    with database.founding() as connection:
         metadata.create_all(connection)
         triggers.install(connection)
         connection.execute(sa.insert(meta), [{"name": name, "value": value} for name, value in fixed.items()])

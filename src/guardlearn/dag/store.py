@@ -179,7 +179,7 @@ class ArtifactDAG:
         """
         with self._appending() as appender:
             seq = redaction.redact(appender, item_id, actor, reason)
-        self._database.shrink_log()
+        self._database.shrink_log(patience_seconds=5)
         return seq
 
     def chain(self, specification: str, **given: Any) -> Chain:

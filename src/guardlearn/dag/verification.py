@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from guardlearn.dag import triggers
 from guardlearn.dag.appending import side_digest
@@ -67,7 +67,7 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
             for line in check():
                 more += len(found) >= _MOST_NAMED
                 found += [line] if len(found) < _MOST_NAMED else []
-        except (DBAPIError, ValueError, TypeError, OverflowError) as error:  # damage can break reading itself
+        except (SQLAlchemyError, ValueError, TypeError, OverflowError) as error:  # damage can break reading itself
             found.append(f"cannot be read: {' '.join(str(getattr(error, 'orig', error)).split())}")
         problems += [f"{name}: {line}" for line in found] + ([f"{name}: {more} more like these"] if more else [])
     return VerifyReport(items=log.items, events=log.events, redacted=log.redacted, problems=problems)

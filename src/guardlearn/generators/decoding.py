@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -129,7 +129,8 @@ class Decoder:
             cache.copy([spare] * len(fresh), range(first, first + len(fresh)), shared)
         for pieces in _packs([(first + n, shared, len(row.prompt.tokens)) for n, row in enumerate(fresh)]):
             rows = [fresh[slot - first] for slot, _, _ in pieces]
-            tokens, ends = [], []
+            tokens: list[int] = []
+            ends: list[int] = []
             for row, (_, start, stop) in zip(rows, pieces, strict=True):
                 tokens += row.prompt.tokens[start:stop]
                 ends.append(len(tokens) - 1)

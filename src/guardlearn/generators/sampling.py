@@ -33,8 +33,9 @@ class SamplingConfig:
         Raises:
             UsageError: names the field, its value and what is allowed.
         """
-        if isinstance(self.stop, str):  # a lone string would be read as its letters
-            raise UsageError(f"stop must be a tuple of strings, got the string {self.stop!r}; write ({self.stop!r},)")
+        stop: object = self.stop
+        if isinstance(stop, str):  # a lone string would be read as its letters
+            raise UsageError(f"stop must be a tuple of strings, got the string {stop!r}; write ({stop!r},)")
         object.__setattr__(self, "stop", tuple(self.stop))
         checks = {
             "temperature": (0.0 <= self.temperature < float("inf"), "a finite number of at least 0"),
