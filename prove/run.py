@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 WORK = ROOT / "prove-work"
-PROOFS = ["demo", "demo_swapped", "clean_demo", "kill", "law"]
+PROOFS = ["demo", "demo_swapped", "pairs", "clean_demo"]
 
 
 def source_digest() -> str:

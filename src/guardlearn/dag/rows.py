@@ -184,16 +184,20 @@ def item_digest(row: Mapping[str, Any], specification: bytes, constraints: bytes
         constraints: digest of Ω.
         parent: digest of the parent's row; b"" without one, or where it was not there yet.
     """
-    content = [row[name] for name in NAMES]
-    content += [row["created_at"], bool(row["fatal"])]
+    content = ["item", *[row[name] for name in NAMES], str(row["created_at"]), "fatal" if row["fatal"] else ""]
     content += [d.hex() for d in (specification, constraints, row["body_digest"], row["seen_digest"], parent)]
-    return digest_of(_encode_json(["item", *content]).encode())
+    return _digest_names(content)
 
 
 def event_digest(row: Mapping[str, Any], item: bytes) -> bytes:
     """Return the digest of an event's row; `item` is the digest of the item it is about."""
-    content = [row[name] for name in ("item_id", "kind", "value", "actor", "reason", "created_at")]
-    return digest_of(_encode_json(["event", *content, item.hex()]).encode())
+    content = ["event", *[row[name] for name in ("item_id", "kind", "value", "actor", "reason")]]
+    return _digest_names([*content, str(row["created_at"]), item.hex()])
+
+
+def _digest_names(content: list[str]) -> bytes:
+    """Return the digest of a list of names; they hold no NUL, so it keeps them apart."""
+    return digest_of("\0".join(content).encode())
 
 
 def decode_seen(seen: bytes) -> tuple[FeedbackEntry, ...] | None:

@@ -33,7 +33,7 @@ __all__ = ["DEMO_TRAINING", "LIMITS", "R_MAX", "SAMPLING", "DemoResult", "run_de
 R_MAX = 4
 SAMPLING = SamplingConfig(temperature=0.5, max_new_tokens=128, stop=("\n```\n",))
 DEMO_TRAINING = TrainingConfig(
-    base_model="demo", views=("first_attempt",), max_steps=40, batch_size=4, learning_rate=2e-4, max_length=512
+    base_model="demo", views=("first_attempt",), max_steps=25, batch_size=4, learning_rate=5e-4, max_length=512
 )
 
 LIMITS = (

@@ -22,7 +22,13 @@ from typing import Any
 from guardlearn.digests import digest_file, digest_files
 from guardlearn.errors import JobError, ModelError, UsageError
 from guardlearn.prompts import PromptConfig, Renderer, template_digest
-from guardlearn.training.model import add_lora_adapters, check_folder, load_model_for_training, save_trained_model
+from guardlearn.training.model import (
+    add_lora_adapters,
+    check_folder,
+    load_model_for_training,
+    load_tokenizer,
+    save_trained_model,
+)
 from guardlearn.training.rows import TokenRow, plan, tokenise
 from guardlearn.training.settings import Job, read_job
 from guardlearn.training.sft import save_interval
@@ -72,7 +78,7 @@ def train_job(folder: Path, model_path: Path, *, backend: str = "auto", say: Say
 def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     settings = job.settings
-    model, tokenizer = load_model_for_training(str(model_path), settings.max_length, load_in_4bit=False)
+    tokenizer = load_tokenizer(str(model_path), settings.max_length)  # rows are looked at before the model is loaded
     _check_template(job, tokenizer)
     rows = tokenise(job.train, tokenizer, settings.max_length)
     validation = tokenise(job.validation, tokenizer, settings.max_length) if job.validation else []
@@ -80,6 +86,7 @@ def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
     batches = plan(
         lengths, settings.batch_size, epochs=settings.epochs, max_steps=settings.max_steps, seed=settings.seed
     )
+    model, _ = load_model_for_training(str(model_path), settings.max_length, load_in_4bit=False)
     model = add_lora_adapters(model, settings.lora_r, settings.lora_alpha, seed=settings.seed)
 
     from guardlearn.training import trl

@@ -18,6 +18,7 @@ __all__ = [
     "autocast_dtype",
     "check_folder",
     "load_model_for_training",
+    "load_tokenizer",
     "load_trained_model",
     "quiet_libraries",
     "save_trained_model",
@@ -40,7 +41,7 @@ def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in
     """
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
         from transformers.utils import is_bitsandbytes_available
     except ImportError as error:
         raise _missing(error) from error
@@ -52,12 +53,30 @@ def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in
         log.info("4 bit needs CUDA and bitsandbytes; loading %s in %s", model_name, options["dtype"])
     if Path(model_name).is_dir():
         check_folder(Path(model_name))
+    tokenizer = load_tokenizer(model_name, max_seq_length)
     with quiet_libraries():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model_name)
             model = AutoModelForCausalLM.from_pretrained(model_name, **options)
         except Exception as error:  # each library raises its own kind for a missing or damaged file
             raise ModelError(f"cannot load {model_name} ({str(error).splitlines()[0][:200]})") from error
+    return model.to("cuda") if cuda and "quantization_config" not in options else model, tokenizer
+
+
+def load_tokenizer(model_name: str, max_seq_length: int) -> Any:
+    """Load a base model's tokenizer, with a pad token and `max_seq_length` as its `model_max_length`.
+
+    Raises:
+        ModelError: no such tokenizer, or it names no end token.
+        BackendUnavailable: transformers is missing.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise _missing(error) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_name)
+    except Exception as error:  # as above
+        raise ModelError(f"no usable tokenizer at {model_name} ({str(error).splitlines()[0][:200]})") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {model_name} names no end token (eos_token); training could not teach to stop"
@@ -65,7 +84,7 @@ def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = max_seq_length
-    return model.to("cuda") if cuda and "quantization_config" not in options else model, tokenizer
+    return tokenizer
 
 
 def add_lora_adapters(model: Any, r: int = 16, lora_alpha: int = 16, *, seed: int = 42) -> Any:

@@ -103,9 +103,8 @@ class WeightedTrainer(SFTTrainer):
         """Return sum_r w_r sum_t nll and sum_r w_r T_r of a batch, both scalars."""
         labels = inputs["labels"]
         carries = labels != IGNORED
-        keep = (
-            labels.shape[1] - int(carries.any(dim=0).nonzero()[0]) + 1
-        )  # the token before the first label predicts it
+        first = int(carries.any(dim=0).nonzero()[0])
+        keep = labels.shape[1] - first + 1  # the token before the first label predicts it
         outputs = model(
             **{name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")},
             **({"logits_to_keep": keep} if self._sliced else {}),
