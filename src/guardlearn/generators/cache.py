@@ -40,7 +40,7 @@ class Step:
     width: int
     """Most tokens a row has in this pass; 1 when decoding."""
     visible: int
-    """Highest position of the pass, plus 1."""
+    """Positions the pass looks at: the highest one plus 1, rounded up to whole vectors."""
 
     @classmethod
     def of(cls, pieces: Sequence[tuple[int, int, int]], device: torch.device) -> Step:
@@ -56,7 +56,7 @@ class Step:
             positions_T=table[1],
             columns_T=table[2],
             width=max(stop - start for _, start, stop in pieces),
-            visible=max(stop for _, _, stop in pieces),
+            visible=_whole_vectors(max(stop for _, _, stop in pieces)),
         )
 
     @cached_property
@@ -86,7 +86,7 @@ class RowCache:
 
     def __init__(self, slots: int, capacity: int) -> None:
         """Make room for `slots` rows of at most `capacity` tokens."""
-        self.slots, self.capacity = slots, capacity
+        self.slots, self.capacity = slots, _whole_vectors(capacity)
         self.step: Step | None = None
         """The forward pass under way."""
         self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -120,6 +120,11 @@ class RowCache:
         return like.new_zeros((self.slots, like.shape[1], self.capacity, like.shape[3]))
 
 
+def _whole_vectors(length: int) -> int:
+    """Round up to what a CPU's vector unit takes at once: sums then come out the same for any number of neighbours."""
+    return -(-length // 32) * 32
+
+
 def register_attention() -> None:
     """Make `attend` known to transformers under the name `ATTENTION`; may be called again."""
     from transformers import AttentionInterface
@@ -142,7 +147,7 @@ def attend(
 
     Args:
         module: the attention layer; its `layer_idx` names the cache's layer.
-        query: (1, query heads, T, size).
+        query: (1, query heads, T, size); T may exceed the step's tokens by padding at the end.
         key: (1, key heads, T, size); `value` likewise.
         attention_mask: unused, the step decides what is seen.
         scaling: factor of the scores; None: 1 / sqrt(size).
@@ -160,9 +165,10 @@ def attend(
     if row_cache is None or row_cache.step is None or asked:
         reason = f"its attention uses {asked[0]}" if asked else "it does not hand the row cache to its attention"
         raise ModelError(f"{type(module).__name__} cannot be decoded in rows: {reason}; use another model")
-    keys, values = row_cache.write(module.layer_idx, key, value)
     step = row_cache.step
-    new_TQD = query[0].transpose(0, 1)
+    count, taken = len(step.slots_T), query.shape[2]  # what is taken beyond the step's tokens is padding
+    keys, values = row_cache.write(module.layer_idx, key[:, :, :count], value[:, :, :count])
+    new_TQD = query[0, :, :count].transpose(0, 1)
     if step.width == 1:
         queries = new_TQD.unsqueeze(2)
     else:
@@ -173,6 +179,7 @@ def attend(
     seen = torch.nn.functional.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, scale=scaling, enable_gqa=True
     )
-    if step.width == 1:
-        return seen.squeeze(2).unsqueeze(0), None
-    return seen.transpose(1, 2)[step.slots_T - step.first, step.columns_T].unsqueeze(0), None
+    flat_TQD = seen.squeeze(2) if step.width == 1 else seen.transpose(1, 2)[step.slots_T - step.first, step.columns_T]
+    if taken > count:
+        flat_TQD = torch.nn.functional.pad(flat_TQD, (0, 0, 0, 0, 0, taken - count))
+    return flat_TQD.unsqueeze(0), None

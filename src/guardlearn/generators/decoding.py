@@ -1,8 +1,9 @@
 """The sampling loop: many prompts at once, each row ending on its own.
 
 Where the time of a simple loop goes, and what is done about it: the prompts' common prefix is computed once; prompts
-are packed without padding; only each row's last position meets the vocabulary matrix; a finished row leaves the batch
-at once and a waiting one may take its slot; text is looked at only where a stop string could have ended.
+are packed without padding between them; only each row's last position meets the vocabulary matrix; a finished row
+leaves the batch at once and a waiting one may take its slot; text is looked at only where a stop string could have
+ended.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from guardlearn.errors import ModelError
 from guardlearn.generators.cache import RowCache, Step
 from guardlearn.generators.drawing import draw
 from guardlearn.generators.sampling import SamplingConfig
+from guardlearn.generators.steady import SteadySizes
 from guardlearn.generators.stops import StopFinder
 
-__all__ = ["Answer", "Decoder", "Prompt"]
+__all__ = ["Answer", "Decoder", "Prompt", "Work"]
 
-_PACK_TOKENS = 2048
+_PACK_TOKENS = 512
 """Most prompt tokens of one forward pass: enough to fill the matrix units, little enough to bound memory."""
 _SHARED_TOKENS = 8
 """Shortest common prefix worth a forward pass of its own."""
@@ -57,6 +59,40 @@ class Answer:
     """The row's share of the wall time."""
 
 
+class Work:
+    """Prompts that loops take from, longest first: neighbours of like length waste no attention."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        """Queue `prompts`, at least one."""
+        self._waiting = deque(sorted(prompts, key=lambda prompt: -len(prompt.tokens)))
+        self.count = len(prompts)
+        """Prompts in all."""
+        self.capacity = max(len(prompt.tokens) + prompt.limit for prompt in prompts)
+        """Tokens a row may come to."""
+        self.prefix = _common_prefix([prompt.tokens for prompt in prompts])
+        """What all prompts begin with; empty where that is not worth a pass."""
+
+        self.stopped = False
+        """Whoever wanted the answers has gone."""
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def stop(self) -> None:
+        """End all loops after the step they are in."""
+        self.stopped = True
+
+    def take(self, most: int) -> list[Prompt]:
+        """Return up to `most` prompts that no other loop gets."""
+        taken: list[Prompt] = []
+        while len(taken) < most:
+            try:
+                taken.append(self._waiting.popleft())
+            except IndexError:  # another loop took the last one
+                break
+        return taken
+
+
 @dataclasses.dataclass(slots=True)
 class _Row:
     prompt: Prompt
@@ -70,58 +106,46 @@ class _Row:
 
 
 class Decoder:
-    """Decodes with one model under one sampling configuration."""
+    """Decodes with one model under one sampling configuration; several threads may run it at once."""
 
-    def __init__(self, model: Any, sampling: SamplingConfig, finder: StopFinder, eos: frozenset[int]) -> None:
+    def __init__(
+        self, model: Any, sampling: SamplingConfig, finder: StopFinder, eos: frozenset[int], sizes: SteadySizes
+    ) -> None:
         """Use `model`, loaded with `cache.ATTENTION`; a token of `eos` ends a row, as does what `finder` finds."""
         self._model = model
         self._sampling = sampling
         self._finder = finder
         self._eos = eos
+        self._sizes = sizes
 
-    def run(self, prompts: Sequence[Prompt], rows: int) -> Iterator[Answer]:
-        """Yield every prompt's answer as its row finishes.
-
-        Args:
-            prompts: any number.
-            rows: most rows decoded at once, at least 1.
-        """
-        if not prompts:
-            return
-        waiting = deque(sorted(prompts, key=lambda prompt: -len(prompt.tokens)))  # like lengths waste no attention
-        slots = min(rows, len(waiting))
-        cache = RowCache(slots + 1, max(len(prompt.tokens) + prompt.limit for prompt in prompts))
-        shared = self._share(cache, prompts, slots)
+    def run(self, work: Work, slots: int) -> Iterator[Answer]:
+        """Yield answers as their rows finish, until `work` is done; at most `slots` rows at once."""
+        cache = RowCache(slots + 1, work.capacity)
+        if work.prefix:
+            self._fill(cache, slots, work.prefix)
         active: list[_Row] = []
-        while waiting or active:
+        while (active or work) and not work.stopped:
             clock = time.perf_counter()
-            if waiting and len(active) <= slots // 2:  # half a batch at a time: a pass over few prompts is dear
-                fresh = [_Row(waiting.popleft()) for _ in range(min(slots - len(active), len(waiting)))]
-                self._admit(cache, fresh, len(active), shared, slots)
-                active += fresh
-            else:
+            fresh = work.take(slots - len(active)) if len(active) <= slots // 2 else []
+            if fresh:  # half a batch at a time: a pass over few prompts is dear
+                rows = [_Row(prompt) for prompt in fresh]
+                self._admit(cache, rows, len(active), len(work.prefix), slots)
+                active += rows
+            elif active:
                 self._advance(cache, active)
-            share = (time.perf_counter() - clock) / len(active)
+            share = (time.perf_counter() - clock) / max(1, len(active))
             for row in active:
                 row.seconds += share
             finished = [answer for row in active if (answer := self._answer(row))]
             if finished:
-                active = self._compact(cache, active, {answer.index for answer in finished})
+                active = _compact(cache, active, {answer.index for answer in finished})
             yield from finished
 
-    def _share(self, cache: RowCache, prompts: Sequence[Prompt], spare: int) -> int:
-        """Compute the prompts' common prefix once, in the spare slot; return its length, 0 if not worth it."""
-        first, last = (pick(list(prompt.tokens) for prompt in prompts) for pick in (min, max))
-        shortest = min(len(prompt.tokens) for prompt in prompts)
-        length = 0
-        while length < shortest - 1 and first[length] == last[length]:  # extremes in order agree: all do
-            length += 1
-        if len(prompts) < 2 or length < _SHARED_TOKENS:
-            return 0
-        for start in range(0, length, _PACK_TOKENS):
-            stop = min(start + _PACK_TOKENS, length)
-            self._forward(cache, [(spare, start, stop)], first[start:stop], [stop - start - 1])
-        return length
+    def _fill(self, cache: RowCache, slot: int, tokens: Sequence[int]) -> None:
+        """Compute tokens into a slot, for their keys and values only."""
+        for start in range(0, len(tokens), _PACK_TOKENS):
+            stop = min(start + _PACK_TOKENS, len(tokens))
+            self._forward(cache, [(slot, start, stop)], tokens[start:stop], [stop - start - 1], self._sizes.prompt)
 
     def _admit(self, cache: RowCache, fresh: Sequence[_Row], first: int, shared: int, spare: int) -> None:
         """Compute the prompts of new rows, in slots from `first` on, and draw their first tokens."""
@@ -134,32 +158,35 @@ class Decoder:
             for row, (_, start, stop) in zip(rows, pieces, strict=True):
                 tokens += row.prompt.tokens[start:stop]
                 ends.append(len(tokens) - 1)
-            logits = self._forward(cache, pieces, tokens, ends)
+            logits = self._forward(cache, pieces, tokens, ends, self._sizes.prompt)
             if pieces[-1][2] == len(rows[-1].prompt.tokens):  # else: the beginning of one long prompt
                 self._draw(logits, rows)
 
     def _advance(self, cache: RowCache, active: Sequence[_Row]) -> None:
         """Take every row's newest token and draw its next one."""
         pieces = [(slot, row.length, row.length + 1) for slot, row in enumerate(active)]
-        self._draw(self._forward(cache, pieces, [row.drawn[-1] for row in active], None), active)
+        tokens = [row.drawn[-1] for row in active]
+        self._draw(self._forward(cache, pieces, tokens, range(len(tokens)), self._sizes.step), active)
 
     def _forward(
         self,
         cache: RowCache,
         pieces: Sequence[tuple[int, int, int]],
         tokens: Sequence[int],
-        ends: Sequence[int] | None,
+        ends: Sequence[int],
+        sizes: Sequence[int],
     ) -> torch.Tensor:
-        """Run the model; return logits (len(ends), vocabulary), of every token with None."""
+        """Run the model over tokens, padded to one of `sizes`; return the logits at `ends`, (ends, vocabulary)."""
         device = self._model.device
-        step = Step.of(pieces, device)
-        cache.step = step
+        step = cache.step = Step.of(pieces, device)
+        padding = SteadySizes.padded(len(tokens), sizes) - len(tokens)
+        kept = [*ends, *[0] * (SteadySizes.padded(len(ends), self._sizes.step) - len(ends))]
         with torch.inference_mode():
             output = self._model(
-                input_ids=torch.tensor([tokens], device=device),
-                position_ids=step.positions_T[None],
+                input_ids=torch.tensor([[*tokens, *[0] * padding]], device=device),
+                position_ids=torch.nn.functional.pad(step.positions_T, (0, padding))[None],
                 use_cache=False,
-                logits_to_keep=0 if ends is None else torch.tensor(ends, device=device),
+                logits_to_keep=torch.tensor(kept, device=device),
                 row_cache=cache,
             )
         if cache.layers != self._model.config.num_hidden_layers:
@@ -167,7 +194,7 @@ class Decoder:
                 f"{type(self._model).__name__} has layers without standard attention "
                 f"({cache.layers} of {self._model.config.num_hidden_layers} have it); use another model"
             )
-        return output.logits[0]
+        return output.logits[0, : len(ends)]
 
     def _draw(self, logits: torch.Tensor, rows: Sequence[_Row]) -> None:
         seeds = torch.tensor([row.prompt.seed for row in rows], device=logits.device)
@@ -185,17 +212,25 @@ class Decoder:
             return None
         return Answer(row.prompt.index, row.drawn, text, ended or text is not None, row.seconds)
 
-    @staticmethod
-    def _compact(cache: RowCache, active: list[_Row], finished: set[int]) -> list[_Row]:
-        """Drop finished rows; the last rows move into their slots."""
-        left = sum(row.prompt.index not in finished for row in active)
-        holes = [slot for slot in range(left) if active[slot].prompt.index in finished]
-        movers = [slot for slot in range(left, len(active)) if active[slot].prompt.index not in finished]
-        if movers:
-            cache.copy(movers, holes, max(active[slot].length for slot in movers))
-            for hole, mover in zip(holes, movers, strict=True):
-                active[hole] = active[mover]
-        return active[:left]
+
+def _compact(cache: RowCache, active: list[_Row], finished: set[int]) -> list[_Row]:
+    """Drop finished rows; the last rows move into their slots."""
+    left = sum(row.prompt.index not in finished for row in active)
+    holes = [slot for slot in range(left) if active[slot].prompt.index in finished]
+    movers = [slot for slot in range(left, len(active)) if active[slot].prompt.index not in finished]
+    if movers:
+        cache.copy(movers, holes, max(active[slot].length for slot in movers))
+        for hole, mover in zip(holes, movers, strict=True):
+            active[hole] = active[mover]
+    return active[:left]
+
+
+def _common_prefix(texts: Sequence[Sequence[int]]) -> list[int]:
+    """Return what all texts begin with, short of any whole text; [] where it is too short to gain anything."""
+    first, last = (list(pick(map(list, texts))) for pick in (min, max))
+    most = min(map(len, texts)) - 1  # the last token's logits are needed, so a row computes one token at least
+    length = next((n for n in range(most) if first[n] != last[n]), most)  # extremes in order agree: all do
+    return first[:length] if len(texts) > 1 and length >= _SHARED_TOKENS else []
 
 
 def _packs(pieces: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from guardlearn.errors import ModelError
+from guardlearn.generators.packing import repack
 
 __all__ = ["AdapterSlot"]
 
@@ -54,12 +55,14 @@ class AdapterSlot:
             for name, weight in merged.items():
                 self._originals[name] = modules[name].weight.detach().clone()
                 modules[name].weight.copy_(weight)
+        repack(modules[name] for name in merged)
 
     def _restore(self) -> None:
         modules = dict(self._model.named_modules())
         with torch.no_grad():
             for name, original in self._originals.items():
                 modules[name].weight.copy_(original)
+        repack(modules[name] for name in self._originals)
         self._originals.clear()
 
 

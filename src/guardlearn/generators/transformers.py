@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import torch
 
 from guardlearn.errors import ModelError, UsageError
 from guardlearn.generators.cache import ATTENTION, register_attention
-from guardlearn.generators.decoding import Answer, Decoder, Prompt
+from guardlearn.generators.decoding import Answer, Decoder, Prompt, Work
 from guardlearn.generators.drawing import row_seed
 from guardlearn.generators.lora import AdapterSlot
+from guardlearn.generators.packing import pack_linears
 from guardlearn.generators.sampling import SamplingConfig
+from guardlearn.generators.steady import SteadySizes
 from guardlearn.generators.stops import StopFinder
+from guardlearn.generators.streams import computing_with, decode, stream_threads
 from guardlearn.prompts import Renderer, encode_prompt, special_tokens, template_digest
 from guardlearn.types import Generation, GenerationRequest
 
@@ -74,6 +77,10 @@ class TransformersGenerator:
         self._slot = AdapterSlot(self._network)
         self._finder = StopFinder(self.sampling.stop, self._text)
         self._eos = _end_tokens(self._network, self.tokenizer)
+        self._threads = stream_threads(self._network.device)
+        with computing_with(self._threads):
+            sizes = SteadySizes(self._network)
+        self._decoder = Decoder(self._network, self.sampling, self._finder, self._eos, sizes)
         if adapter is not None:
             self.use_adapter(adapter)
 
@@ -87,12 +94,14 @@ class TransformersGenerator:
         """
         prompts = [self._prompt(index, request) for index, request in enumerate(requests)]
         generations: dict[int, Generation] = {}
-        decoder = Decoder(self._network, self.sampling, self._finder, self._eos)
-        for answer in decoder.run(prompts, self._rows(prompts)):
-            generation = self._generation(prompts[answer.index], answer)
-            generations[answer.index] = generation
-            if on_done:
-                on_done(answer.index, generation)
+        if not prompts:
+            return []
+        with closing(decode(self._decoder, Work(prompts), self._rows(prompts), self._threads)) as answers:
+            for answer in answers:
+                generation = self._generation(prompts[answer.index], answer)
+                generations[answer.index] = generation
+                if on_done:
+                    on_done(answer.index, generation)
         return [generations[index] for index in range(len(requests))]
 
     def use_adapter(self, adapter: str | Path | None) -> None:
@@ -133,8 +142,8 @@ class TransformersGenerator:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _rows(self, prompts: Sequence[Prompt]) -> int:
-        if self._batch_size is not None or not prompts:
-            return self._batch_size or 1
+        if self._batch_size is not None:
+            return self._batch_size
         config = self._network.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -183,7 +192,9 @@ def _load(path: Path, dtype: torch.dtype) -> Any:
         raise ModelError(f"the weights in {path} lack {len(missing)} tensors, {missing[0]} first; copy them whole")
     if not network.is_backend_compatible():
         raise ModelError(f"{type(network).__name__} in {path} cannot be decoded in rows; use another model")
-    return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    pack_linears(network)
+    return network
 
 
 @contextmanager
