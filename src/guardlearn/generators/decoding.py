@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ import torch
 from guardlearn.errors import ModelError
 from guardlearn.generators.cache import RowCache, Step
 from guardlearn.generators.drawing import draw
+from guardlearn.generators.pace import Pace, thread_counts
 from guardlearn.generators.sampling import SamplingConfig
 from guardlearn.generators.steady import SteadySizes
 from guardlearn.generators.stops import StopFinder
 
-__all__ = ["Answer", "Decoder", "Prompt", "Work"]
+__all__ = ["Answer", "Decoder", "Prompt"]
 
 _PACK_TOKENS = 512
 """Most prompt tokens of one forward pass: enough to fill the matrix units, little enough to bound memory."""
@@ -59,38 +60,23 @@ class Answer:
     """The row's share of the wall time."""
 
 
-class Work:
-    """Prompts that loops take from, longest first: neighbours of like length waste no attention."""
+class _Work:
+    """Prompts waiting for a row, longest first: neighbours of like length waste no attention."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         """Queue `prompts`, at least one."""
         self._waiting = deque(sorted(prompts, key=lambda prompt: -len(prompt.tokens)))
-        self.count = len(prompts)
-        """Prompts in all."""
         self.capacity = max(len(prompt.tokens) + prompt.limit for prompt in prompts)
         """Tokens a row may come to."""
         self.prefix = _common_prefix([prompt.tokens for prompt in prompts])
         """What all prompts begin with; empty where that is not worth a pass."""
 
-        self.stopped = False
-        """Whoever wanted the answers has gone."""
-
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def stop(self) -> None:
-        """End all loops after the step they are in."""
-        self.stopped = True
-
     def take(self, most: int) -> list[Prompt]:
-        """Return up to `most` prompts that no other loop gets."""
-        taken: list[Prompt] = []
-        while len(taken) < most:
-            try:
-                taken.append(self._waiting.popleft())
-            except IndexError:  # another loop took the last one
-                break
-        return taken
+        """Take out and return up to `most` prompts."""
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
 
 @dataclasses.dataclass(slots=True)
@@ -106,34 +92,40 @@ class _Row:
 
 
 class Decoder:
-    """Decodes with one model under one sampling configuration; several threads may run it at once."""
+    """Decodes with one model under one sampling configuration."""
 
-    def __init__(
-        self, model: Any, sampling: SamplingConfig, finder: StopFinder, eos: frozenset[int], sizes: SteadySizes
-    ) -> None:
+    def __init__(self, model: Any, sampling: SamplingConfig, finder: StopFinder, eos: frozenset[int]) -> None:
         """Use `model`, loaded with `cache.ATTENTION`; a token of `eos` ends a row, as does what `finder` finds."""
         self._model = model
         self._sampling = sampling
         self._finder = finder
         self._eos = eos
-        self._sizes = sizes
+        counts = thread_counts(model.device)
+        self._sizes = SteadySizes(model, counts)
+        self._pace = Pace(counts if self._sizes.step and self._sizes.prompt else counts[:1])
 
-    def run(self, work: Work, slots: int) -> Iterator[Answer]:
-        """Yield answers as their rows finish, until `work` is done; at most `slots` rows at once."""
+    def run(self, prompts: Sequence[Prompt], rows: int) -> Generator[Answer]:
+        """Yield each prompt's answer as its row finishes; at most `rows`, at least 1, at once."""
+        if prompts:
+            with self._pace.running():
+                yield from self._run(_Work(prompts), min(rows, len(prompts)))
+
+    def _run(self, work: _Work, slots: int) -> Generator[Answer]:
         cache = RowCache(slots + 1, work.capacity)
         if work.prefix:
             self._fill(cache, slots, work.prefix)
         active: list[_Row] = []
-        while (active or work) and not work.stopped:
+        while active or work:
             clock = time.perf_counter()
             fresh = work.take(slots - len(active)) if len(active) <= slots // 2 else []
             if fresh:  # half a batch at a time: a pass over few prompts is dear
                 rows = [_Row(prompt) for prompt in fresh]
                 self._admit(cache, rows, len(active), len(work.prefix), slots)
                 active += rows
-            elif active:
-                self._advance(cache, active)
-            share = (time.perf_counter() - clock) / max(1, len(active))
+            else:
+                with self._pace.step():
+                    self._advance(cache, active)
+            share = (time.perf_counter() - clock) / len(active)
             for row in active:
                 row.seconds += share
             finished = [answer for row in active if (answer := self._answer(row))]
@@ -233,7 +225,7 @@ def _common_prefix(texts: Sequence[Sequence[int]]) -> list[int]:
     return first[:length] if len(texts) > 1 and length >= _SHARED_TOKENS else []
 
 
-def _packs(pieces: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+def _packs(pieces: Sequence[tuple[int, int, int]]) -> Generator[list[tuple[int, int, int]]]:
     """Group (slot, start, stop) pieces into passes of at most _PACK_TOKENS tokens; a longer piece is split."""
     pack: list[tuple[int, int, int]] = []
     room = _PACK_TOKENS

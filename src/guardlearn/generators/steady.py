@@ -3,7 +3,8 @@
 Matrix libraries choose their kernels by size, and kernels add in different orders: the same row can come out a bit
 apart in a batch of 5 and of 96, and in bfloat16 that bit can become another token. Measured on the demo's model, every
 fifth answer changed with the batch size. So each layer is probed once for the sizes that agree with the largest one,
-and passes are padded to such sizes. Attention needs no more than whole vectors (`cache`).
+whatever the number of threads, and passes are padded to such sizes. Attention needs no more than whole vectors
+(`cache`).
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ _PROMPT_SIZES = (128, 192, 256, 384, 512)
 
 
 class SteadySizes:
-    """What to pad passes to, for one model on one machine with one number of threads."""
+    """What to pad passes to, for one model on one machine."""
 
-    def __init__(self, model: Any) -> None:
-        """Probe `model`; only bfloat16 and float16 on a CPU need it, float32 leaves no near-ties worth padding for."""
+    def __init__(self, model: Any, threads: Sequence[int]) -> None:
+        """Probe `model` with each of these numbers of threads.
+
+        Only bfloat16 and float16 on a CPU need it; float32 leaves no near-ties worth padding for.
+        """
         self.step: tuple[int, ...] = ()
         """Sizes of a decoding step, ascending; () where nothing is to be padded."""
         self.prompt: tuple[int, ...] = ()
@@ -38,9 +42,13 @@ class SteadySizes:
             for module in model.modules()
             if isinstance(module, torch.nn.Linear) and module is not head
         }
-        with torch.inference_mode():
-            self.step = _agreeing([*layers.values(), head], _STEP_SIZES)
-            self.prompt = _agreeing(list(layers.values()), _PROMPT_SIZES)
+        before = torch.get_num_threads()
+        try:
+            with torch.inference_mode():
+                self.step = _agreeing([*layers.values(), head], _STEP_SIZES, threads)
+                self.prompt = _agreeing(list(layers.values()), _PROMPT_SIZES, threads)
+        finally:
+            torch.set_num_threads(before)
 
     @staticmethod
     def padded(count: int, sizes: Sequence[int]) -> int:
@@ -50,8 +58,8 @@ class SteadySizes:
         return next((size for size in sizes if size >= count), -(-count // sizes[-1]) * sizes[-1])
 
 
-def _agreeing(layers: Sequence[Any], sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return the sizes at which every layer gives every row what it gives at the largest size, wherever it stands.
+def _agreeing(layers: Sequence[Any], sizes: Sequence[int], threads: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes at which every layer gives every row what it gives at the largest, wherever the row stands.
 
     Another order of adding shows in one of several thousand results, so whole passes of noise are compared.
     """
@@ -59,15 +67,14 @@ def _agreeing(layers: Sequence[Any], sizes: Sequence[int]) -> tuple[int, ...]:
     for layer in layers:
         noise = torch.Generator().manual_seed(0)
         rows = torch.randn(sizes[-1], layer.in_features, generator=noise).to(layer.weight.dtype)
+        torch.set_num_threads(threads[0])
         expected = layer(rows[None])[0]
         if not torch.equal(layer(rows.flip(0)[None])[0].flip(0), expected):
             return ()  # a row's place matters: no size is steady
-        for size in sorted(agreeing)[:-1]:
-            same = (torch.equal(layer(rows[None, part])[0], expected[part]) for part in _parts(size))
-            if not all(same):
-                agreeing.discard(size)
+        for count in threads:
+            torch.set_num_threads(count)
+            for size in tuple(agreeing):
+                parts = slice(None, size), slice(-size, None)
+                if not all(torch.equal(layer(rows[None, part])[0], expected[part]) for part in parts):
+                    agreeing.discard(size)
     return tuple(sorted(agreeing))
-
-
-def _parts(size: int) -> tuple[slice, slice]:
-    return slice(None, size), slice(-size, None)

@@ -12,14 +12,12 @@ import torch
 
 from guardlearn.errors import ModelError, UsageError
 from guardlearn.generators.cache import ATTENTION, register_attention
-from guardlearn.generators.decoding import Answer, Decoder, Prompt, Work
+from guardlearn.generators.decoding import Answer, Decoder, Prompt
 from guardlearn.generators.drawing import row_seed
 from guardlearn.generators.lora import AdapterSlot
 from guardlearn.generators.packing import pack_linears
 from guardlearn.generators.sampling import SamplingConfig
-from guardlearn.generators.steady import SteadySizes
 from guardlearn.generators.stops import StopFinder
-from guardlearn.generators.streams import computing_with, decode, stream_threads
 from guardlearn.prompts import Renderer, encode_prompt, special_tokens, template_digest
 from guardlearn.types import Generation, GenerationRequest
 
@@ -77,10 +75,7 @@ class TransformersGenerator:
         self._slot = AdapterSlot(self._network)
         self._finder = StopFinder(self.sampling.stop, self._text)
         self._eos = _end_tokens(self._network, self.tokenizer)
-        self._threads = stream_threads(self._network.device)
-        with computing_with(self._threads):
-            sizes = SteadySizes(self._network)
-        self._decoder = Decoder(self._network, self.sampling, self._finder, self._eos, sizes)
+        self._decoder = Decoder(self._network, self.sampling, self._finder, self._eos)
         if adapter is not None:
             self.use_adapter(adapter)
 
@@ -94,9 +89,7 @@ class TransformersGenerator:
         """
         prompts = [self._prompt(index, request) for index, request in enumerate(requests)]
         generations: dict[int, Generation] = {}
-        if not prompts:
-            return []
-        with closing(decode(self._decoder, Work(prompts), self._rows(prompts), self._threads)) as answers:
+        with closing(self._decoder.run(prompts, self._rows(prompts))) as answers:  # whatever on_done may raise
             for answer in answers:
                 generation = self._generation(prompts[answer.index], answer)
                 generations[answer.index] = generation
@@ -142,8 +135,8 @@ class TransformersGenerator:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _rows(self, prompts: Sequence[Prompt]) -> int:
-        if self._batch_size is not None:
-            return self._batch_size
+        if self._batch_size is not None or not prompts:
+            return self._batch_size or 1
         config = self._network.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
