@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from safetensors.torch import save_file
 from guardlearn.errors import ModelError, UsageError
 from guardlearn.generators import SamplingConfig
 from guardlearn.generators.drawing import draw, gumbel, row_seed
+from guardlearn.generators.pace import Pace
+from guardlearn.generators.steady import SteadySizes
 from guardlearn.generators.transformers import TransformersGenerator, load_tokenizer
 from guardlearn.prompts import encode_prompt
 from guardlearn.types import GenerationRequest
@@ -284,3 +287,48 @@ def test_settings_that_do_not_exist_are_refused(tiny_model, tmp_path):
         TransformersGenerator(tiny_model, dtype="int3")
     with pytest.raises(ModelError, match="no model folder"):
         load_tokenizer(tmp_path / "nowhere")
+
+
+# -- the same numbers whatever the batch -----------------------------------------------------------------------------
+
+
+def test_sizes_called_steady_give_a_row_the_same_bits_anywhere(tiny_model):
+    generator = TransformersGenerator(tiny_model, sampling=LIVELY, dtype="bfloat16")
+    sizes = generator._decoder._sizes
+    for layer in (m for m in generator._network.modules() if isinstance(m, torch.nn.Linear)):
+        rows = torch.randn(512, layer.in_features, generator=torch.Generator().manual_seed(3)).bfloat16()
+        for chosen in (sizes.step, sizes.prompt) if layer is not generator._network.lm_head else (sizes.step,):
+            expected = layer(rows[None, : chosen[-1]])[0] if chosen else None
+            for size in chosen:
+                assert torch.equal(layer(rows[None, :size])[0], expected[:size])
+
+
+def test_in_bfloat16_too_answers_do_not_depend_on_the_batch(tiny_model):
+    whole = texts_of(TransformersGenerator(tiny_model, sampling=LIVELY, dtype="bfloat16").generate(requests()))
+    for batch_size in (1, 3):
+        generator = TransformersGenerator(tiny_model, sampling=LIVELY, dtype="bfloat16", batch_size=batch_size)
+        assert texts_of(generator.generate(requests())) == whole
+
+
+def test_padding_goes_to_the_next_steady_size_or_to_multiples_of_the_largest():
+    sizes = (48, 64, 128)
+    assert [SteadySizes.padded(n, sizes) for n in (1, 48, 49, 100, 128, 129, 300)] == [48, 48, 64, 128, 128, 256, 384]
+    assert SteadySizes.padded(5, ()) == 5
+
+
+def test_the_pace_keeps_the_faster_count_and_restores_torchs_own():
+    before = torch.get_num_threads()
+    pace = Pace((2, 1))
+    used = []
+    for _ in range(40):
+        with pace.step():
+            used.append(torch.get_num_threads())
+            time.sleep(0.004 if used[-1] == 2 else 0.001)  # as if two threads waited for each other
+    assert used.count(1) > 30 and used[0] == 2
+    assert torch.get_num_threads() == before
+    used.clear()
+    for _ in range(120):
+        with pace.step():
+            used.append(torch.get_num_threads())
+            time.sleep(0.001 if used[-1] == 2 else 0.004)  # the other processes have gone
+    assert used[-20:].count(2) > 15

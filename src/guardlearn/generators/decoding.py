@@ -102,13 +102,14 @@ class Decoder:
         self._eos = eos
         counts = thread_counts(model.device)
         self._sizes = SteadySizes(model, counts)
-        self._pace = Pace(counts if self._sizes.step and self._sizes.prompt else counts[:1])
+        free = model.dtype == torch.float32 or (self._sizes.step and self._sizes.prompt)
+        choice = counts if free else counts[:1]  # where another count might show in an answer, there is none
+        self._step_pace, self._prompt_pace = Pace(choice), Pace(choice)
 
     def run(self, prompts: Sequence[Prompt], rows: int) -> Generator[Answer]:
         """Yield each prompt's answer as its row finishes; at most `rows`, at least 1, at once."""
         if prompts:
-            with self._pace.running():
-                yield from self._run(_Work(prompts), min(rows, len(prompts)))
+            yield from self._run(_Work(prompts), min(rows, len(prompts)))
 
     def _run(self, work: _Work, slots: int) -> Generator[Answer]:
         cache = RowCache(slots + 1, work.capacity)
@@ -123,7 +124,7 @@ class Decoder:
                 self._admit(cache, rows, len(active), len(work.prefix), slots)
                 active += rows
             else:
-                with self._pace.step():
+                with self._step_pace.step():
                     self._advance(cache, active)
             share = (time.perf_counter() - clock) / len(active)
             for row in active:
@@ -150,7 +151,8 @@ class Decoder:
             for row, (_, start, stop) in zip(rows, pieces, strict=True):
                 tokens += row.prompt.tokens[start:stop]
                 ends.append(len(tokens) - 1)
-            logits = self._forward(cache, pieces, tokens, ends, self._sizes.prompt)
+            with self._prompt_pace.step():
+                logits = self._forward(cache, pieces, tokens, ends, self._sizes.prompt)
             if pieces[-1][2] == len(rows[-1].prompt.tokens):  # else: the beginning of one long prompt
                 self._draw(logits, rows)
 

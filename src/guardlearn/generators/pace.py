@@ -17,8 +17,10 @@ import torch
 __all__ = ["Pace", "thread_counts"]
 
 _TRIAL_STEPS = 3
-_FIRST_INTERVAL, _LAST_INTERVAL = 8, 128
-"""Steps between trials; doubled each time the choice stands."""
+_SLOW = 2.0
+"""A step this many times slower than usual starts a trial at once."""
+_MOST_STEPS_BETWEEN = 128
+"""Steps between trials begin with 1 and double each time the choice stands."""
 
 
 def thread_counts(device: torch.device) -> tuple[int, ...]:
@@ -28,48 +30,45 @@ def thread_counts(device: torch.device) -> tuple[int, ...]:
 
 
 class Pace:
-    """Remembers, over all runs of one generator, which of the counts is faster at the moment."""
+    """Remembers, over all runs of one generator, which count is faster at the moment for one kind of step."""
 
     def __init__(self, counts: tuple[int, ...]) -> None:
         """Choose among `counts`, one or two, beginning with the first."""
         self._counts = counts
-        self._chosen = 0
-        self._interval = _FIRST_INTERVAL
-        self._taken = 0
-        self._seconds: list[float] = []
+        self._usual = 0.0
+        """Seconds of a step with the chosen count, 0 before the first."""
+        self._between, self._since = 1, 0
+        self._trial: list[float] | None = None
 
     @contextlib.contextmanager
-    def running(self) -> Generator[None]:
-        """Compute with the chosen count inside, and with what torch had before outside."""
+    def step(self) -> Generator[None]:
+        """Compute and time one step inside; torch's own setting is back outside."""
         before = torch.get_num_threads()
-        torch.set_num_threads(self._counts[self._chosen])
+        torch.set_num_threads(self._counts[0 if self._trial is None else 1])
+        started = time.perf_counter()
         try:
             yield
         finally:
             torch.set_num_threads(before)
-            self._taken, self._seconds = 0, []  # a trial cut short says nothing
+        if len(self._counts) > 1:
+            self._record(time.perf_counter() - started)
 
-    @contextlib.contextmanager
-    def step(self) -> Generator[None]:
-        """Time one step; now and then let a few run with the other count and keep the faster."""
-        started = time.perf_counter()
-        yield
-        if len(self._counts) == 1:
+    def _record(self, seconds: float) -> None:
+        if self._trial is not None:
+            self._trial.append(seconds)
+            if seconds > self._usual or len(self._trial) == _TRIAL_STEPS:  # one slow step is enough to lose
+                self._decide(sum(self._trial) / len(self._trial), seconds <= self._usual)
             return
-        self._taken += 1
-        since = self._taken - self._interval
-        if since > -_TRIAL_STEPS:  # the last steps before a trial, then the trial's
-            self._seconds.append(time.perf_counter() - started)
-        if since == 0:
-            torch.set_num_threads(self._counts[1 - self._chosen])
-        elif since == _TRIAL_STEPS:
-            self._decide()
+        slow = self._usual > 0 and seconds > _SLOW * self._usual
+        self._usual = seconds if slow or not self._usual else (self._usual + seconds) / 2
+        self._since += 1
+        if slow or self._since >= self._between:
+            self._trial = []
 
-    def _decide(self) -> None:
-        usual, other = sum(self._seconds[:_TRIAL_STEPS]), sum(self._seconds[_TRIAL_STEPS:])
-        if other < usual:
-            self._chosen, self._interval = 1 - self._chosen, _FIRST_INTERVAL
+    def _decide(self, mean: float, won: bool) -> None:
+        if won:
+            self._counts = self._counts[::-1]  # the chosen count stands first
+            self._usual, self._between = mean, 1
         else:
-            self._interval = min(2 * self._interval, _LAST_INTERVAL)
-        torch.set_num_threads(self._counts[self._chosen])
-        self._taken, self._seconds = 0, []
+            self._between = min(2 * self._between, _MOST_STEPS_BETWEEN)
+        self._since, self._trial = 0, None
