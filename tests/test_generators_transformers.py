@@ -209,6 +209,18 @@ def test_an_adapter_is_merged_as_peft_does_and_taken_out_bit_for_bit(tiny_model,
     assert texts_of(generator.generate(requests())) == answers
 
 
+def test_in_bfloat16_too_an_adapter_takes_effect_and_leaves_no_trace(tiny_model, tmp_path):
+    """There the layers multiply with rearranged copies of their weights, which must follow."""
+    generator = TransformersGenerator(tiny_model, sampling=LIVELY, dtype="bfloat16")
+    answers = texts_of(generator.generate(requests()))
+    generator.use_adapter(write_adapter(tmp_path / "adapter", tiny_model, up=0.05))
+    assert texts_of(generator.generate(requests())) != answers
+    generator.use_adapter(write_adapter(tmp_path / "zero", tiny_model))
+    assert texts_of(generator.generate(requests())) == answers
+    generator.use_adapter(None)
+    assert texts_of(generator.generate(requests())) == answers
+
+
 def test_an_adapter_of_another_base_is_refused_and_leaves_the_base(generator, tiny_model, tmp_path):
     before = weights_of(generator)
     for name, wrong in {"wider": {"hidden_size": 96}, "deeper": {"num_hidden_layers": 3}}.items():
