@@ -7,8 +7,8 @@ import sys
 
 
 def run(work, *options):
-    command = [sys.executable, "-m", "guardlearn", "demo", "--dir", str(work / "demo"), "--json", *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-m", "guardlearn", "demo", "--dir", "demo", "--json", *options]
+    done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout)
     evidence = result["evidence"]
     evidence.pop("per_spec")
