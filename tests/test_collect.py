@@ -64,6 +64,7 @@ def test_a_guard_that_raises_gives_no_verdict_and_says_why():
     last = run(specs=[SPECS[4]])[-1]
     assert last.verdict.status is ArtifactStatus.PENDING
     assert last.verdict.feedback == "RuntimeError: the checker broke"
+    assert last.verdict.cause == "guard failed"
 
 
 def test_a_guard_that_returns_no_verdict_object_is_an_error():

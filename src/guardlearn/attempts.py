@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from guardlearn.errors import DataError, GuardError, UsageError
+from guardlearn.guards import failure
 from guardlearn.prompts import Renderer
 from guardlearn.types import (
     ArtifactStatus,
@@ -127,10 +128,8 @@ def judge(guard: Guard, artifact: str, context: GuardContext) -> Verdict:
     started = time.perf_counter()
     try:
         verdict = guard(artifact, context)
-    except Exception as error:  # a user's guard may raise anything; its failure says nothing about the artifact
-        verdict = Verdict(
-            status=ArtifactStatus.PENDING, feedback=f"{type(error).__name__}: {error}", cause="guard error"
-        )
+    except Exception as error:  # a user's guard may raise anything
+        verdict = failure(error)
     if not isinstance(verdict, Verdict):
         raise GuardError(f"guard {guard.name!r} returned {type(verdict).__name__}; it must return guardlearn.Verdict")
     return msgspec.structs.replace(

@@ -19,7 +19,7 @@ from guardlearn.digests import digest_json
 from guardlearn.errors import GuardError, UsageError
 from guardlearn.types import ArtifactStatus, Guard, GuardContext, Verdict
 
-__all__ = ["READY_GUARDS", "FunctionGuard", "as_guard", "as_verdict", "code_digest", "load_guard"]
+__all__ = ["READY_GUARDS", "FunctionGuard", "as_guard", "as_verdict", "code_digest", "failure", "load_guard"]
 
 READY_GUARDS = {"house_style": "guardlearn.demo:house_style"}
 """Short names that `load_guard` knows beside "package.module:attribute"."""
@@ -106,9 +106,7 @@ class FunctionGuard:
         try:
             answer = self._function(artifact, context) if self._takes_context else self._function(artifact)
         except Exception as error:  # the checker's own failure: whatever a user's code raises
-            answer = Verdict(
-                status=ArtifactStatus.PENDING, feedback=f"{type(error).__name__}: {error}", cause="guard failed"
-            )
+            answer = failure(error)
         verdict = as_verdict(answer, self.name)
         return Verdict(
             status=verdict.status,
@@ -119,6 +117,11 @@ class FunctionGuard:
             guard_version=self.version,
             seconds=time.monotonic() - began,
         )
+
+
+def failure(error: Exception) -> Verdict:
+    """Return "no verdict" for a guard that raised: its failure says nothing about the artifact."""
+    return Verdict(status=ArtifactStatus.PENDING, feedback=f"{type(error).__name__}: {error}", cause="guard failed")
 
 
 def as_verdict(answer: Any, guard: str = "") -> Verdict:
