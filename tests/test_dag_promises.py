@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guardlearn.dag import ArtifactDAG
+from guardlearn.dag import ArtifactDAG, checkpoints
 from guardlearn.dag.tables import metadata
 from guardlearn.predicates import redacted
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
@@ -35,7 +35,7 @@ def attempt(item_id: str, parent: str | None, state: str, **fields) -> Repositor
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ℛ with chains, a missing parent, a stored history, events, pins and readings."""
+    """ℛ with chains, a missing parent, a stored history, events, pins, readings and training checkpoints."""
     seen = (FeedbackEntry(artifact=SECRET, feedback="no", item_id="a1"),)
     target = tmp_path_factory.mktemp("promises") / "runs.db"
     with ArtifactDAG.create(target) as dag:
@@ -53,6 +53,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dag.append_event("c1", "status", value="superseded")
         dag.record_reading("adapter", dag.sides_digest(), 2, "demo")
         dag.record_reading("adapter", dag.sides_digest(), 2, "evaluate")
+        about = {"seq": 5, "adapter": "out/1", "adapter_digest": "d1", "parent_adapter": ""}
+        with dag.writing() as connection:
+            checkpoints.append(connection, "me", {"a3": b"x"}, about | {"traces_processed": 1})
+            checkpoints.append(connection, "me", {"c1": b"y"}, about | {"traces_processed": 2})
         assert dag.verify().problems == []
     return target
 
@@ -67,14 +71,15 @@ def problems(path: Path) -> list[str]:
         return dag.verify().problems
 
 
-IMMUTABLE = ["items", "events", "bodies", "texts", "specifications", "pinned_groups", "readings", "meta"]
+IMMUTABLE = "items events bodies texts specifications pinned_groups readings checkpoints trained meta".split()
 
 
 @pytest.mark.parametrize("table", IMMUTABLE)
 def test_the_database_refuses_every_change(path: Path, table: str) -> None:
     connection = sqlite3.connect(path, isolation_level=None)
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-    key = next(row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[5])
+    keys = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[5]]
+    key, unique = keys[0], ", ".join(keys)
     first = connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
     values = ", ".join("?" * len(columns))
     changed = columns[1] if table != "specifications" else "side"
@@ -86,7 +91,8 @@ def test_the_database_refuses_every_change(path: Path, table: str) -> None:
         (f"INSERT OR REPLACE INTO {table} VALUES ({values})", first),
         (f"REPLACE INTO {table} VALUES ({values})", first),
         (
-            f"INSERT INTO {table} VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {changed} = excluded.{changed}",
+            f"INSERT INTO {table} VALUES ({values}) "
+            f"ON CONFLICT ({unique}) DO UPDATE SET {changed} = excluded.{changed}",
             first,
         ),
     ]

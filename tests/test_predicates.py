@@ -193,9 +193,10 @@ def test_recent_is_resolved_once_and_then_means_the_same_for_ever() -> None:
 
 def test_rejection_names_the_first_failing_conjunct() -> None:
     chosen = words.refinement() & words.source("human") & words.satisfies(_has_text)
-    assert chosen.rejection(_item()) == "refinement()"
-    assert chosen.rejection(_item(rejected=1)) == 'source("human")'
-    assert chosen.rejection(_item(rejected=1, source=Source.HUMAN, artifact="")) == "satisfies(_has_text)"
+    assert chosen.rejection(_item()) == "accepted, but no rejected attempt before it"
+    assert chosen.rejection(_item(rejected=1)) == "written by source generator"
+    lacking = _item(rejected=1, source=Source.HUMAN, artifact="")
+    assert chosen.rejection(lacking) == "not selected by satisfies(_has_text)"
     assert chosen.rejection(_item(rejected=1, source=Source.HUMAN)) is None
 
 

@@ -10,32 +10,44 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from guardlearn.dag import ArtifactDAG
-from guardlearn.dag.sides import check, placements
-from guardlearn.errors import NoTracesError, UsageError
-from guardlearn.predicates import POLICIES, Predicate, and_, as_predicate, everything, parse, policy, up_to
-from guardlearn.prompts import format_prompt
-from guardlearn.types import ArtifactStatus, RepositoryItem, Side, TrainingTrace
+from guardlearn.dag.checkpoints import trained_contents
+from guardlearn.dag.reading import items_by_seq, paths_to_root
+from guardlearn.dag.sides import Placement, check, placements
+from guardlearn.errors import DataError, UsageError
+from guardlearn.predicates import Predicate, and_, up_to
+from guardlearn.prompts import format_full_example, format_prompt
+from guardlearn.selections import (
+    Filter,
+    SelectionReport,
+    account,
+    by_side,
+    no_traces,
+    resolve_predicate,
+    to_predicate,
+)
+from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Side, TrainingTrace
 
 __all__ = [
     "Checkpoint",
     "Extraction",
+    "Filter",
+    "content_digest",
+    "explain_selection",
+    "extract_new_traces",
     "extract_traces",
     "extract_training_data",
     "get_provenance_chain",
-    "policy_counts",
     "resolve_predicate",
     "sparse_reward",
+    "to_predicate",
+    "unusable",
 ]
-
-Filter = str | Predicate | Callable[[RepositoryItem], Any]
-"""A policy's name, a predicate, its text, or a function of an item."""
 
 _SIDE_REASONS = {
     Side.TRAIN: "train side: not asked for",
@@ -75,6 +87,9 @@ def extract_traces(
     predicate: Filter = "refinement",
     *,
     sides: Sequence[Side] = (Side.TRAIN, Side.VALIDATION),
+    verdicts: Sequence[ArtifactStatus | str] = (ArtifactStatus.ACCEPTED,),
+    attempts: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Extraction:
     """Return the training traces that Φ selects, up to the last row ℛ holds now.
 
@@ -82,35 +97,79 @@ def extract_traces(
         dag: ℛ; it is only read.
         predicate: a policy of Definition 22 by name, a predicate or its text, or a function of an item.
         sides: sides whose specifications may be used; held-out is read by measurements only.
+        verdicts: what a trace's item may be: accepted, or rejected too (then chains never solved are seen as well).
+        attempts: fill each trace's `attempts`, which preference pairs and KTO rows are made of (erratum 20).
+        on_progress: called with (items looked at, items selected, note).
 
     Raises:
-        UsageError: no such policy, or malformed text.
+        UsageError: no such policy or verdict, or malformed text.
         DataError: the sides of ℛ cannot support a measurement; the message asks for `group`.
         NoTracesError: no trace, or none on the train side though it was asked for; it says what every policy of
             Definition 22 would find.
     """
-    extraction = _extract(dag, predicate, sides)
+    judged, chosen = _judged(verdicts), resolve_predicate(predicate)
+    extraction = _extract(dag, chosen, sides, verdicts=judged, attempts=attempts, on_progress=on_progress)
     if not any(trace.side is Side.TRAIN or Side.TRAIN not in sides for trace in extraction.traces):
-        raise _no_traces(dag, extraction)
+        found = [trace.side for trace in extraction.traces]
+        raise no_traces(dag.target, account(dag, chosen, extraction.checkpoint.seq, found, extraction.dropped))
     return extraction
 
 
-def policy_counts(dag: ArtifactDAG) -> dict[str, int]:
-    """Return how many items each policy of Definition 22 selects."""
-    return {name: dag.count(policy(name)) for name in POLICIES}
+def extract_new_traces(
+    dag: ArtifactDAG, learner: str, predicate: Filter = "refinement", *, sides: Sequence[Side] = (Side.TRAIN,)
+) -> Extraction:
+    """Return the traces that Φ selects and `learner` has not trained; empty where there are none (Definition 14).
 
+    What is new is decided by item, not by time: a late item, a late verdict and two items of one moment are all seen
+    (erratum 41). Only untrained items are read (erratum 45).
 
-def resolve_predicate(predicate: Filter) -> Predicate:
-    """Return Φ with relative times made absolute as of now (erratum 14).
-
-    Raises:
-        UsageError: a name that is no policy, or malformed text.
+    Args:
+        dag: ℛ; it is only read.
+        learner: the name that training checkpoints are kept under.
+        predicate: as in `extract_traces`.
+        sides: sides whose specifications may be used.
     """
-    if isinstance(predicate, str):
-        chosen = parse(predicate) if "(" in predicate else policy(predicate)
-    else:
-        chosen = as_predicate(predicate)
-    return chosen.resolve(datetime.now(UTC))
+    return _extract(dag, predicate, sides, learner)
+
+
+def content_digest(item: RepositoryItem) -> bytes:
+    """Return 16 bytes that stand for what an item teaches: Ψ, Ω, H and a."""
+    running = hashlib.sha256()
+    for part in (item.specification, item.constraints, item.artifact, *_told(item)):
+        encoded = part.encode()
+        running.update(b"%d;" % len(encoded) + encoded)  # the length keeps neighbours apart
+    return running.digest()[:16]
+
+
+def explain_selection(
+    dag: ArtifactDAG,
+    predicate: Filter = "refinement",
+    *,
+    sides: Sequence[Side] = (Side.TRAIN, Side.VALIDATION),
+    on_progress: OnProgress | None = None,
+) -> SelectionReport:
+    """Return why Φ selects what it selects: every item of ℛ accounted for, in words; no trace is kept in memory.
+
+    Args:
+        dag: ℛ; it is only read.
+        predicate: as in `extract_traces`.
+        sides: sides whose specifications may be used.
+        on_progress: called with (selected items looked at, selected items, note).
+    """
+    chosen, seq, refusal = resolve_predicate(predicate), dag.last_seq, ""
+    try:
+        with dag.reading() as connection:
+            check(connection)
+    except DataError as error:
+        refusal = str(error)
+    report = account(dag, chosen, seq, (), {}, refusal)
+    found, dropped = Counter[Side](), Counter[str]()
+    for traces, lost in _outcomes(dag, chosen, seq, sides):
+        found.update(trace.side for trace in traces)
+        dropped.update(lost)
+        if on_progress:
+            on_progress(found.total() + dropped.total(), report.selected, f"{found.total()} traces")
+    return msgspec.structs.replace(report, traces=by_side(found), dropped=dict(sorted(dropped.items())))
 
 
 def extract_training_data(
@@ -150,25 +209,28 @@ def sparse_reward(item: RepositoryItem) -> int:
     return -1 if status is ArtifactStatus.REJECTED else 1
 
 
-def _extract(dag: ArtifactDAG, predicate: Filter, sides: Sequence[Side]) -> Extraction:
+def _extract(
+    dag: ArtifactDAG,
+    predicate: Filter,
+    sides: Sequence[Side],
+    learner: str | None = None,
+    *,
+    verdicts: Sequence[ArtifactStatus] = (ArtifactStatus.ACCEPTED,),
+    attempts: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Extraction:
     with dag.reading() as connection:
         check(connection)
     chosen = resolve_predicate(predicate)
     checkpoint = _checkpoint(dag)
     dropped: Counter[str] = Counter()
     traces: list[TrainingTrace] = []
-    seen: set[bytes] = set()
-    found = iter(dag.extract(and_(chosen, up_to(checkpoint.seq))))
-    while batch := list(itertools.islice(found, _BATCH)):
-        with dag.reading() as connection:
-            places = placements(connection, list({_root(item) for item in batch}))
-        for item in batch:
-            place = places[_root(item)]  # a chain follows its root's Ψ, even where Ψ was amended
-            reason = _unusable(item, place.side, sides) or _repeated(item, seen)
-            if reason:
-                dropped[reason] += 1
-            else:
-                traces.append(TrainingTrace(item=item, history=item.history, group=place.cluster, side=place.side))
+    total = dag.count(and_(chosen, up_to(checkpoint.seq))) if on_progress else 0
+    for fresh, lost in _outcomes(dag, chosen, checkpoint.seq, sides, learner, verdicts):
+        dropped.update(lost)
+        traces += _with_attempts(dag, fresh) if attempts else fresh
+        if on_progress:
+            on_progress(len(traces) + dropped.total(), total, f"{len(traces)} traces")
     return Extraction(
         traces=traces,
         dropped=dict(sorted(dropped.items())),
@@ -179,18 +241,103 @@ def _extract(dag: ArtifactDAG, predicate: Filter, sides: Sequence[Side]) -> Extr
     )
 
 
+def _outcomes(
+    dag: ArtifactDAG,
+    chosen: Predicate,
+    seq: int,
+    sides: Sequence[Side],
+    learner: str | None = None,
+    verdicts: Sequence[ArtifactStatus] = (ArtifactStatus.ACCEPTED,),
+) -> Iterator[tuple[list[TrainingTrace], Counter[str]]]:
+    """Yield what becomes of the items up to `seq` that Φ selects, a batch at a time: traces, and drops by reason."""
+    seen: set[bytes] = set()
+    found = iter(dag.extract(and_(chosen, up_to(seq)), untrained_by=learner))
+    while batch := list(itertools.islice(found, _BATCH)):
+        dropped = Counter[str]()
+        usable = _usable(dag, batch, sides, verdicts, dropped)
+        if learner is not None and usable:
+            with dag.reading() as connection:
+                seen |= trained_contents(connection, learner, [content for *_, content in usable])
+        fresh: list[TrainingTrace] = []
+        for item, place, content in usable:
+            if content in seen:
+                dropped["exact duplicate of an earlier trace"] += 1
+            else:
+                seen.add(content)
+                fresh.append(TrainingTrace(item=item, history=item.history, group=place.cluster, side=place.side))
+        yield fresh, dropped
+
+
+def _usable(
+    dag: ArtifactDAG,
+    batch: Sequence[RepositoryItem],
+    sides: Sequence[Side],
+    verdicts: Sequence[ArtifactStatus],
+    dropped: Counter[str],
+) -> list[tuple[RepositoryItem, Placement, bytes]]:
+    with dag.reading() as connection:
+        places = placements(connection, list({_root(item) for item in batch}))
+    usable = []
+    for item in batch:
+        place = places[_root(item)]  # a chain follows its root's Ψ, even where Ψ was amended
+        if reason := unusable(item, place.side, sides, verdicts):
+            dropped[reason] += 1
+        else:
+            usable.append((item, place, content_digest(item)))
+    return usable
+
+
 def _checkpoint(dag: ArtifactDAG) -> Checkpoint:
     seq = dag.last_seq
     last = next(iter(dag.extract(up_to(seq), order_by="seq", descending=True, limit=1)), None)
     return Checkpoint(seq=seq, item_id=last.id if last else "")
 
 
-def _unusable(item: RepositoryItem, side: Side, sides: Sequence[Side]) -> str | None:
-    """Return why an item cannot be trained on: the first reason that holds."""
+def _judged(verdicts: Sequence[ArtifactStatus | str]) -> tuple[ArtifactStatus, ...]:
+    try:
+        judged = tuple(ArtifactStatus(verdict) for verdict in verdicts)
+    except ValueError:
+        judged = ()
+    if not judged or not set(judged) <= {ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED}:
+        raise UsageError(f"verdicts {[str(verdict) for verdict in verdicts]}: name accepted, rejected, or both")
+    return judged
+
+
+def _with_attempts(dag: ArtifactDAG, traces: Sequence[TrainingTrace]) -> list[TrainingTrace]:
+    later = [trace.item.seq for trace in traces if trace.item.facts and trace.item.facts.attempt > 1]
+    with dag.reading() as connection:
+        paths = {seq: path[:-1] for seq, path in paths_to_root(connection, later).items()}
+        before = sorted({seq for path in paths.values() for seq in path})
+        found = {item.seq: item for item in items_by_seq(connection, before)}
+    return [
+        msgspec.structs.replace(
+            trace,
+            attempts=tuple(
+                found[seq] for seq in paths.get(trace.item.seq, ()) if found[seq].status is ArtifactStatus.REJECTED
+            ),
+        )
+        for trace in traces
+    ]
+
+
+def unusable(
+    item: RepositoryItem,
+    side: Side,
+    sides: Sequence[Side],
+    verdicts: Sequence[ArtifactStatus] = (ArtifactStatus.ACCEPTED,),
+) -> str | None:
+    """Return why an item cannot be trained on, the first reason that holds; None where it can.
+
+    Args:
+        item: as ℛ returns it.
+        side: of its chain's root.
+        sides: sides that may be used.
+        verdicts: statuses that may be used.
+    """
     facts = item.facts
     texts = (item.specification, item.constraints, item.artifact, *_told(item))
     reasons = {
-        "not accepted: an accepted artifact is needed": item.status is not ArtifactStatus.ACCEPTED,
+        _not_among(item.status, verdicts): item.status not in verdicts,
         _SIDE_REASONS[side]: side not in sides,
         "redacted": facts is not None and facts.redacted,
         "excluded": facts is not None and facts.excluded,
@@ -200,6 +347,12 @@ def _unusable(item: RepositoryItem, side: Side, sides: Sequence[Side]) -> str | 
         "NUL or lone surrogates in its text": not all(_writable(text) for text in texts),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _not_among(status: ArtifactStatus, verdicts: Sequence[ArtifactStatus]) -> str:
+    if ArtifactStatus.REJECTED not in verdicts:
+        return "not accepted: an accepted artifact is needed"
+    return "no verdict" if status is ArtifactStatus.PENDING else f"{status}: not among the verdicts asked for"
 
 
 def _told(item: RepositoryItem) -> Iterator[str]:
@@ -215,30 +368,16 @@ def _writable(text: str) -> bool:
         return False
 
 
-def _repeated(item: RepositoryItem, seen: set[bytes]) -> str | None:
-    parts = (item.specification, item.constraints, item.artifact, *_told(item))
-    running = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode()
-        running.update(b"%d;" % len(encoded) + encoded)  # the length keeps neighbours apart
-    digest = running.digest()[:16]
-    if digest in seen:
-        return "exact duplicate of an earlier trace"
-    seen.add(digest)
-    return None
-
-
 def _root(item: RepositoryItem) -> str:
     return item.facts.root_id if item.facts else item.id
 
 
 def _example(trace: TrainingTrace) -> dict[str, Any]:
     item = trace.item
-    prompt = format_prompt(item.specification, trace.history, constraints=item.constraints)
     return {
-        "prompt": prompt,
+        "prompt": format_prompt(item.specification, trace.history, constraints=item.constraints),
         "completion": item.artifact,
-        "text": f"{prompt}\n\n{item.artifact}",
+        "text": format_full_example(item),
         "metadata": {
             "source": item.source.value,
             "action_pair_id": item.action_pair_id,
@@ -247,20 +386,3 @@ def _example(trace: TrainingTrace) -> dict[str, Any]:
             "item_id": item.id,
         },
     }
-
-
-def _no_traces(dag: ArtifactDAG, extraction: Extraction) -> NoTracesError:
-    items = dag.count(everything())
-    if not items:
-        message = f"{dag.target} holds no items; fill it with `guardlearn collect` or `guardlearn import` first"
-        return NoTracesError(message, dict.fromkeys(POLICIES, 0))
-    counts = policy_counts(dag)
-    found = ", ".join(f"{name} {count}" for name, count in counts.items())
-    if extraction.traces:
-        what = f"{extraction.predicate} gives {len(extraction.traces)} traces, but none on the train side"
-    elif extraction.selected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in extraction.dropped.items())
-        what = f"{extraction.predicate} selects {extraction.selected} of {items} items, but none can be used: {reasons}"
-    else:
-        what = f"{extraction.predicate} selects none of {items} items"
-    return NoTracesError(f"{what}; the policies select: {found}", counts)

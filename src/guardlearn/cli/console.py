@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import typer
 from guardlearn.errors import DataError
 from guardlearn.types import OnProgress
 
-__all__ = ["Json", "emit", "progress", "read_specifications", "say", "table"]
+__all__ = ["Json", "emit", "progress", "read_specifications", "say", "table", "visible"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 """The option every command takes."""
@@ -25,13 +26,27 @@ _LINE_EVERY_SECONDS = 5.0
 
 def emit(value: Any) -> None:
     """Print one JSON object on stdout (records become objects, enums their values)."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    except UnicodeEncodeError:  # a lone surrogate, which ℛ keeps; JSON can only name it
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def visible(text: str) -> str:
+    r"""Return a text of others with every unprintable character but line ends and tabs written out, as in \x1b.
+
+    So that escape sequences in it are read, not run by the terminal, and what has no width is seen.
+    """
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def say(text: str) -> None:
     """Print a line for people on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -40,13 +55,14 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", header_style="bold")
+    out, grid = Console(), Table(header_style="bold")
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    Console().print(grid)
+        grid.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
+    out.print(Text(visible(title), "table.title"), soft_wrap=True)  # as a table's title it would fold to its width
+    out.print(grid)
 
 
 @contextlib.contextmanager

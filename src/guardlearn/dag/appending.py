@@ -27,10 +27,13 @@ from guardlearn.dag.rows import (
     to_micros,
 )
 from guardlearn.dag.tables import bodies, events, head, items, texts
-from guardlearn.errors import RepositoryError
-from guardlearn.types import RepositoryItem
+from guardlearn.errors import RepositoryError, UsageError
+from guardlearn.types import ArtifactStatus, RepositoryItem
 
-__all__ = ["Appender", "add_to_sides", "advance_sides", "side_digest"]
+__all__ = ["Appender", "add_to_sides", "advance_sides", "checked_event", "side_digest"]
+
+EVENT_KINDS = ("status", "exclude", "include", "review", "stale", "redact")
+"""Events that callers may append; `parent_missing` is ℛ's own."""
 
 
 class Appender:
@@ -197,6 +200,22 @@ def advance_sides(connection: Connection, pending: list[sides.PendingSpecificati
     if written:
         add_to_sides(connection, change, len(written))
     return len(written)
+
+
+def checked_event(kind: str, value: str) -> str:
+    """Return an event's value as it is stored.
+
+    Raises:
+        UsageError: unknown kind or status.
+    """
+    if kind not in EVENT_KINDS:
+        raise UsageError(f"unknown event {kind!r}; allowed are: {', '.join(EVENT_KINDS)}")
+    if kind != "status":
+        return value
+    try:
+        return ArtifactStatus(value).value
+    except ValueError as error:
+        raise UsageError(f"unknown status {value!r}; allowed are: {', '.join(ArtifactStatus)}") from error
 
 
 def add_to_sides(connection: Connection, change: int, count: int) -> None:

@@ -27,6 +27,8 @@ PAGE_BYTES = 16384
 BUSY_SECONDS = 30
 """How long a writer waits for another one before it gives up."""
 
+_ROOM = "the disk is full or failing; make room, then run the same command again"
+
 
 class Database:
     """Engines for one database; `target` is a path or a SQLAlchemy URL."""
@@ -73,10 +75,14 @@ class Database:
         """Yield a connection to a new database that appears under its name only when it is complete."""
         self.must_be_new()
         draft = Database(self._path.with_name(f".{self._path.name}.{os.getpid()}"), read_only=False)
+        draft.target = self.target  # what an error names
         try:
             with draft.writing() as connection:
                 yield connection
             draft.close()
+            log = Path(f"{draft._path}-wal")
+            if log.exists() and log.stat().st_size:  # it could not be folded into the file, which lacks it
+                raise RepositoryError(f"{self.target} cannot be created: {_ROOM}")
             draft._path.replace(self._path)
         finally:
             draft.close()
@@ -157,6 +163,7 @@ class Database:
         except DBAPIError as error:
             reason = " ".join(str(error.orig).split())
             hint = "; another process is writing, try again" if "locked" in reason else ""
+            hint = f"; {_ROOM}" if "disk I/O error" in reason or "disk is full" in reason else hint
             raise RepositoryError(f"{self.target}: {reason}{hint}") from error
         except NoResultFound as error:
             raise RepositoryError(f"{self.target} is damaged: a row that must be there is not; run verify") from error

@@ -15,13 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardlearn.dag.batching import batches
+from guardlearn.dag.checkpoints import untrained
 from guardlearn.dag.rows import decode_item, decode_text
 from guardlearn.dag.sql import runs_in_python, selection
 from guardlearn.dag.tables import bodies, facts, items, specifications, texts
 from guardlearn.predicates.expression import Predicate
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
 
-__all__ = ["ORDERS", "items_by_seq", "path_to_root", "stream"]
+__all__ = ["ORDERS", "items_by_seq", "path_to_root", "paths_to_root", "stream"]
 
 ORDERS = {"created_at": (items.c.created_at, items.c.id), "seq": (items.c.seq,)}
 _BATCH = 256
@@ -38,7 +39,13 @@ class _Link(NamedTuple):
 
 
 def stream(
-    connection: Connection, predicate: Predicate, *, order_by: str, descending: bool, limit: int | None
+    connection: Connection,
+    predicate: Predicate,
+    *,
+    order_by: str,
+    descending: bool,
+    limit: int | None,
+    untrained_by: str | None = None,
 ) -> Iterator[RepositoryItem]:
     """Yield what a resolved predicate selects, in order.
 
@@ -48,11 +55,13 @@ def stream(
         order_by: a key of ORDERS.
         descending: newest first; ties turn with it.
         limit: at most so many items, counted after every function of the predicate has spoken.
-
+        untrained_by: leave out what this learner has trained.
     """
     by_hand = runs_in_python(predicate)
     columns = ORDERS[order_by]
     query = selection([items.c.seq], predicate, columns).order_by(*(c.desc() if descending else c for c in columns))
+    if untrained_by is not None:
+        query = query.where(untrained(untrained_by))
     if limit is not None and not by_hand:
         query = query.limit(limit)
     seqs = connection.execute(query, execution_options={"yield_per": _BATCH}).scalars()
@@ -67,9 +76,16 @@ def items_by_seq(connection: Connection, seqs: Sequence[int]) -> list[Repository
 
 def path_to_root(connection: Connection, seq: int) -> list[int]:
     """Return the seqs from the root of a chain to `seq`, which is the last."""
-    query = sa.select(facts.c.root_seq).where(facts.c.seq == seq)
-    links = _links(connection, [connection.execute(query).scalar_one()])
-    return [link.seq for link in reversed(_ancestors(links, seq))] + [seq]
+    return paths_to_root(connection, [seq])[seq]
+
+
+def paths_to_root(connection: Connection, seqs: Sequence[int]) -> dict[int, list[int]]:
+    """Return `path_to_root` of many items, by seq."""
+    roots: set[int] = set()
+    for batch in batches(seqs):
+        roots |= set(connection.execute(sa.select(facts.c.root_seq).where(facts.c.seq.in_(batch))).scalars())
+    links = _links(connection, sorted(roots))
+    return {seq: [link.seq for link in reversed(_ancestors(links, seq))] + [seq] for seq in seqs}
 
 
 def _complete(connection: Connection, seqs: Iterable[int]) -> Iterator[RepositoryItem]:

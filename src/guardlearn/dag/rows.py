@@ -6,10 +6,11 @@ without a trace, and a redacted text leaves its hash behind.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -36,7 +37,21 @@ __all__ = [
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_encode_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def _plain(value: object) -> object:
+    """Return what JSON holds for a value it does not know (erratum 35)."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, date):  # a datetime is one
+        return value.isoformat()
+    raise TypeError(
+        f"metadata or sampling holds a {type(value).__name__!r}, which is not JSON serializable; give texts, numbers, "
+        "lists, dicts, enums or times"
+    )
+
+
+_encode_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain).encode
 
 NAMES = (
     "id",

@@ -30,7 +30,7 @@ def install(database: Database, side_salt: str) -> None:
         triggers.install(connection)
         connection.execute(sa.insert(meta), [{"name": name, "value": value} for name, value in fixed.items()])
         start = bytes.fromhex(digest_json(fixed))
-        digests = {"log": start, "sides": bytes(32), "readings": start}
+        digests = {"log": start, "sides": bytes(32), "readings": start, "checkpoints": start}
         connection.execute(
             sa.insert(head), [{"name": name, "seq": 0, "digest": digest} for name, digest in digests.items()]
         )
@@ -56,7 +56,12 @@ def check(database: Database) -> None:
         )
     version = found.get("schema_version")
     if version != str(SCHEMA_VERSION):
+        older = version is not None and version.isdecimal() and int(version) < SCHEMA_VERSION
+        helps = (
+            "fill a new one with `guardlearn import` or `guardlearn collect`, as this one was filled"
+            if older
+            else "run: pip install --upgrade guardlearn"
+        )
         raise RepositoryError(
-            f"{database.target} has schema version {version}, this guardlearn reads {SCHEMA_VERSION}; "
-            "run: pip install --upgrade guardlearn"
+            f"{database.target} has schema version {version}, this guardlearn reads {SCHEMA_VERSION}; {helps}"
         )

@@ -71,14 +71,16 @@ def selection(columns: Sequence[Any], predicate: Predicate | None = None, also: 
     return sa.select(*columns).select_from(source).where(where)
 
 
-def condition(predicate: Predicate, *, wide: bool = True) -> sa.ColumnElement[bool]:
+def condition(predicate: Predicate | Comparison, *, wide: bool = True) -> sa.ColumnElement[bool]:
     """Return the WHERE clause of a resolved predicate.
 
     Args:
-        predicate: Φ.
+        predicate: Φ, or one comparison of a word.
         wide: what `satisfies` becomes: TRUE (nothing is missed) or, under a negation, FALSE.
     """
     match predicate:
+        case Comparison():
+            return _comparison(predicate)
         case Word():
             return _all([_comparison(part) for part in predicate.meaning(datetime.now(UTC))])
         case All():

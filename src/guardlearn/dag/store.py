@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,21 +20,22 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from guardlearn.dag import counting, reading, redaction, registration, schema
 from guardlearn.dag import facts as derived
-from guardlearn.dag import reading, redaction, registration, schema
-from guardlearn.dag.appending import Appender
+from guardlearn.dag.appending import Appender, checked_event
 from guardlearn.dag.batching import batches
+from guardlearn.dag.breakdown import BreakdownRow, breakdown
 from guardlearn.dag.engine import Database
 from guardlearn.dag.recorder import Chain
 from guardlearn.dag.registration import Reading
 from guardlearn.dag.rows import storable
-from guardlearn.dag.sql import COUNTABLE, condition, runs_in_python, selection
 from guardlearn.dag.tables import head, items
+from guardlearn.dag.tree import Link, tree
 from guardlearn.dag.verification import VerifyReport, verify
 from guardlearn.errors import RepositoryError, UsageError
 from guardlearn.predicates.expression import Predicate, as_predicate
 from guardlearn.predicates.vocabulary import everything
-from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Side, Specification
+from guardlearn.types import OnProgress, RepositoryItem, Side, Specification
 
 __all__ = ["ArtifactDAG", "Reading", "Selector"]
 
@@ -43,8 +43,6 @@ Selector = Predicate | Callable[[RepositoryItem], Any]
 """What selects items: a predicate, which runs in the database, or a function of an item, which runs in Python."""
 
 _BATCH = 500
-EVENT_KINDS = ("status", "exclude", "include", "review", "stale", "redact")
-"""Events that callers may append; `parent_missing` is ℛ's own."""
 
 
 class ArtifactDAG:
@@ -117,6 +115,10 @@ class ArtifactDAG:
         """Return a read-only connection for stages that query the tables themselves; one state of ℛ throughout."""
         return self._database.reading()
 
+    def writing(self) -> contextlib.AbstractContextManager[Connection]:
+        """Return one writing transaction, for stages that keep tables of their own in ℛ."""
+        return self._database.writing()
+
     # -- appending
 
     def append(self, item: RepositoryItem) -> int:
@@ -159,15 +161,9 @@ class ArtifactDAG:
             RepositoryError: no such item.
             UsageError: unknown kind or status.
         """
-        if kind not in EVENT_KINDS:
-            raise UsageError(f"unknown event {kind!r}; allowed are: {', '.join(EVENT_KINDS)}")
+        value = checked_event(kind, value)
         if kind == "redact":
             return self.redact(item_id, actor, reason)
-        if kind == "status":
-            try:
-                value = ArtifactStatus(value).value
-            except ValueError as error:
-                raise UsageError(f"unknown status {value!r}; allowed are: {', '.join(ArtifactStatus)}") from error
         with self._appending() as appender:
             return appender.add_event(item_id, kind, value, actor, reason)
 
@@ -222,6 +218,15 @@ class ArtifactDAG:
             path = reading.path_to_root(connection, self._seq_of(connection, item_id))
             return reading.items_by_seq(connection, path)
 
+    def tree(self, item_id: str) -> list[Link]:
+        """Return every attempt that hangs together with an item, its branches too, in the order of commit; no texts.
+
+        Raises:
+            RepositoryError: no such item.
+        """
+        with self.reading() as connection:
+            return tree(connection, self._seq_of(connection, item_id))
+
     def extract(
         self,
         predicate: Selector | None = None,
@@ -229,6 +234,8 @@ class ArtifactDAG:
         order_by: str = "created_at",
         descending: bool = False,
         limit: int | None = None,
+        filter: Selector | None = None,
+        untrained_by: str | None = None,
     ) -> Iterator[RepositoryItem]:
         """Yield E(ℛ, Φ) in a total order and constant memory, from the state ℛ has when the first item is taken.
 
@@ -237,29 +244,31 @@ class ArtifactDAG:
             order_by: "created_at" (ties by id) or "seq", the commit order.
             descending: the other way round, ties too.
             limit: at most so many items.
+            filter: `predicate` under the guide's name.
+            untrained_by: leave out the items that this learner has trained (Definition 14).
 
         Raises:
             UsageError: an argument is not allowed.
         """
+        if filter is not None and predicate is not None:
+            raise UsageError("predicate and filter are two names of one argument; give one of them")
         if order_by not in reading.ORDERS:
             raise UsageError(f"order_by={order_by!r} is unknown; allowed are: {', '.join(reading.ORDERS)}")
         if limit is not None and limit < 0:
             raise UsageError(f"limit={limit} must be 0 or more, or None for all")
-        chosen = _resolved(predicate)
+        chosen = _resolved(predicate if filter is None else filter)
+        how: dict[str, Any] = {"order_by": order_by, "descending": descending, "limit": limit}
 
         def run() -> Iterator[RepositoryItem]:
             with self.reading() as connection:
-                yield from reading.stream(connection, chosen, order_by=order_by, descending=descending, limit=limit)
+                yield from reading.stream(connection, chosen, untrained_by=untrained_by, **how)
 
         return run()
 
     def count(self, predicate: Selector | None = None) -> int:
         """Return how many items `predicate` selects."""
-        chosen = _resolved(predicate)
-        if runs_in_python(chosen):
-            return sum(1 for _ in self.extract(chosen, order_by="seq"))
         with self.reading() as connection:
-            return int(connection.execute(selection([sa.func.count()], chosen)).scalar_one())
+            return counting.count(connection, _resolved(predicate))
 
     def count_by(self, predicate: Selector | None, field: str) -> dict[str, int]:
         """Return how many of the selected items have each value of `field`, by value.
@@ -267,33 +276,31 @@ class ArtifactDAG:
         Raises:
             UsageError: items cannot be counted by this field.
         """
-        if field not in COUNTABLE:
-            raise UsageError(f"items cannot be counted by {field!r}; allowed are: {', '.join(COUNTABLE)}")
-        column, chosen, counts = COUNTABLE[field], _resolved(predicate), Counter[str]()
-        grouped = selection([column, sa.func.count()], chosen).group_by(column)
-        by_hand = [item.seq for item in self.extract(chosen, order_by="seq")] if runs_in_python(chosen) else None
         with self.reading() as connection:
-            if by_hand is None:
-                queries = [grouped]
-            else:
-                every = selection([column, sa.func.count()], None, [items.c.seq]).group_by(column)
-                queries = [every.where(items.c.seq.in_(batch)) for batch in batches(by_hand)]
-            for query in queries:
-                counts.update({str(value): count for value, count in connection.execute(query)})
-        return dict(sorted(counts.items()))
+            return counting.count_by(connection, _resolved(predicate), field)
 
-    def explain_drops(self, predicate: Selector) -> dict[str, int]:
-        """Return how many items each conjunct turns away: the first that an item fails counts it."""
-        chosen = _resolved(predicate)
-        if runs_in_python(chosen):
-            reasons = (chosen.rejection(item) for item in self.extract(order_by="seq"))
-            return dict(Counter(reason for reason in reasons if reason is not None))
-        parts = chosen.conjuncts()
-        first = sa.case(*((sa.not_(condition(part).self_group()), n) for n, part in enumerate(parts)), else_=-1)
-        query = selection([first.label("part"), sa.func.count()]).group_by(sa.text("part"))
+    def breakdown(self, by: str | None, predicate: Selector | None = None) -> list[BreakdownRow]:
+        """Return items, chains, acceptance by attempt and expected attempts, by an axis; see `dag.breakdown`.
+
+        Args:
+            by: "action_pair", "source", "guard" (name and version) or "week"; None: one row for everything.
+            predicate: counts these items only; None: all.
+
+        Raises:
+            UsageError: unknown axis.
+        """
         with self.reading() as connection:
-            found = {int(part): int(count) for part, count in connection.execute(query)}
-        return {repr(part): found[n] for n, part in enumerate(parts) if found.get(n)}
+            return breakdown(connection, by, _resolved(predicate))
+
+    def explain_drops(self, predicate: Selector, among: Selector | None = None) -> dict[str, int]:
+        """Return in words the first condition that each item turned away fails, with how many fail it.
+
+        Args:
+            predicate: Φ.
+            among: look at these items only; None: at all.
+        """
+        with self.reading() as connection:
+            return counting.explain_drops(connection, _resolved(predicate), _resolved(among))
 
     @property
     def last_seq(self) -> int:

@@ -2,9 +2,10 @@
 
 Two immutable tables share one `seq`, the commit order: `items` (what was attempted) and `events` (what became known
 later). `bodies` holds the long texts of an item, `texts` each Ψ and Ω once. `specifications` holds the side of every Ψ,
-`pinned_groups` the sides that were chosen by hand. `readings` notes each time held-out specifications were read. All of
-these only grow (`triggers.py`). `facts` and `waiting` are derived, may change, and can be rebuilt at any time; `head`
-holds the running digests that show a deleted last row.
+`pinned_groups` the sides that were chosen by hand. `readings` notes each time held-out specifications were read,
+`checkpoints` and `trained` what was trained into which adapter. All of these
+only grow (`triggers.py`). `facts` and `waiting` are derived, may change, and can be rebuilt at any time; `head` holds
+the running digests that show a deleted last row.
 
 Definitions 2, 5, 10, 11. Names are text without NUL and lone surrogates; long texts are UTF-8 bytes with
 `surrogatepass`, because SQLite's text refuses lone surrogates and PostgreSQL's refuses NUL.
@@ -18,6 +19,7 @@ __all__ = [
     "IMMUTABLE",
     "SCHEMA_VERSION",
     "bodies",
+    "checkpoints",
     "events",
     "facts",
     "head",
@@ -28,10 +30,11 @@ __all__ = [
     "readings",
     "specifications",
     "texts",
+    "trained",
     "waiting",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -177,6 +180,35 @@ readings = Table(
     _bytes("digest"),
 )
 
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _key("number"),
+    _name("learner"),
+    _name("item_id"),
+    _bytes("item_digest"),
+    _whole("seq"),
+    _whole("traces"),
+    _whole("traces_processed"),
+    _name("adapter"),
+    _name("adapter_digest"),
+    _name("parent_adapter"),
+    _whole("created_at"),
+    _bytes("trained_digest"),  # of the rows of `trained` that came with it
+    _bytes("digest"),
+    Index("checkpoints_learner", "learner", "number"),
+)
+
+trained = Table(
+    "trained",  # an item that a learner has trained; never twice
+    metadata,
+    Column("learner", _Name, primary_key=True),
+    Column("seq", _Key, primary_key=True, autoincrement=False),  # items.seq
+    _whole("checkpoint"),  # checkpoints.number
+    _bytes("content"),  # digest of what was trained: another item may hold the same
+    Index("trained_content", "learner", "content"),
+)
+
 meta = Table(
     "meta",  # schema_version, side_salt: fixed when ℛ is created
     metadata,
@@ -185,12 +217,12 @@ meta = Table(
 )
 
 head = Table(
-    "head",  # one row each for "log" (items and events), "sides" and "readings"
+    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints"
     metadata,
     Column("name", _Name, primary_key=True),
     _whole("seq"),
     _bytes("digest"),
 )
 
-IMMUTABLE = (items, events, texts, readings, meta, pinned_groups)
+IMMUTABLE = (items, events, texts, readings, checkpoints, trained, meta, pinned_groups)
 """Tables that refuse every change; `bodies` and `specifications` refuse all but one each (see `triggers.py`)."""

@@ -22,8 +22,11 @@ _UNIQUE = {
     "specifications": ("key",),
     "pinned_groups": ("spec_group",),
     "readings": ("number",),
+    "checkpoints": ("number",),
+    "trained": ("learner seq",),
     "meta": ("name",),
 }
+"""Each table's keys; a key of several columns with blanks between them."""
 _BODY_COLUMNS = ("artifact", "feedback", "details", "seen")
 
 
@@ -44,7 +47,7 @@ def _statements() -> dict[str, str]:
     made: dict[str, str] = {}
     for name, unique in _UNIQUE.items():
         table = tables.metadata.tables[name]
-        exists = " OR ".join(f"EXISTS (SELECT 1 FROM {name} WHERE {key} = NEW.{key})" for key in unique)
+        exists = " OR ".join(f"EXISTS (SELECT 1 FROM {name} WHERE {_same(key)})" for key in unique)
         made |= _refusal(table, "INSERT", exists, "already holds this key")
         made |= _refusal(table, "DELETE", "", "rows are never deleted")
     for table in tables.IMMUTABLE:
@@ -60,6 +63,10 @@ def _statements() -> dict[str, str]:
     made |= _refusal(tables.head, "DELETE", "", "rows are never deleted")
     made |= _refusal(tables.head, "UPDATE", "NEW.name <> OLD.name OR NEW.seq < OLD.seq", "never goes back")
     return made
+
+
+def _same(key: str) -> str:
+    return " AND ".join(f"{column} = NEW.{column}" for column in key.split())
 
 
 def _refusal(table: Table, verb: str, condition: str, reason: str) -> dict[str, str]:

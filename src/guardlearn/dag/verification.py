@@ -18,11 +18,24 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from guardlearn.dag import triggers
 from guardlearn.dag.appending import side_digest
+from guardlearn.dag.checkpoints import checkpoint_digest, trained_digest
 from guardlearn.dag.facts_check import check_facts
 from guardlearn.dag.redaction import SEEN_ONLY
 from guardlearn.dag.registration import reading_digest
 from guardlearn.dag.rows import body_digest, digest_of, event_digest, item_digest, seen_digest
-from guardlearn.dag.tables import bodies, events, head, items, meta, pinned_groups, readings, specifications, texts
+from guardlearn.dag.tables import (
+    bodies,
+    checkpoints,
+    events,
+    head,
+    items,
+    meta,
+    pinned_groups,
+    readings,
+    specifications,
+    texts,
+    trained,
+)
 from guardlearn.digests import digest_json
 from guardlearn.types import OnProgress
 
@@ -59,6 +72,7 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
         "facts": lambda: check_facts(connection),
         "sides": lambda: _sides(connection),
         "readings": lambda: _readings(connection),
+        "checkpoints": lambda: _checkpoints(connection),
     }
     for name, check in checks.items():
         found: list[str] = []
@@ -214,14 +228,35 @@ def _sides(connection: Connection) -> Iterator[str]:
 
 
 def _readings(connection: Connection) -> Iterator[str]:
+    yield from _numbered(connection, readings, reading_digest)
+
+
+def _checkpoints(connection: Connection) -> Iterator[str]:
+    yield from _numbered(connection, checkpoints, checkpoint_digest)
+    held = sa.select(checkpoints.c.number, checkpoints.c.learner, checkpoints.c.trained_digest, checkpoints.c.traces)
+    for number, learner, digest, traces in connection.execute(held).all():
+        query = sa.select(trained.c.seq, trained.c.content).where(
+            trained.c.learner == learner, trained.c.checkpoint == number
+        )
+        contents = {int(seq): content for seq, content in connection.execute(query)}
+        if len(contents) != traces or trained_digest(contents) != digest:
+            yield f"checkpoint {number}: what it trained was altered"
+    numbers = sa.select(checkpoints.c.number)
+    for seq in connection.execute(sa.select(trained.c.seq).where(trained.c.checkpoint.not_in(numbers))).scalars():
+        yield f"the item of seq {seq} is marked as trained by a checkpoint that is not here"
+
+
+def _numbered(connection: Connection, table: sa.Table, digest: Callable[[Any, bytes], bytes]) -> Iterator[str]:
+    """Check a table whose rows are numbered and whose digests each cover the row before."""
+    word = table.name.removesuffix("s")
     fixed = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
     running, number = bytes.fromhex(digest_json(fixed)), 0
-    for row in connection.execute(sa.select(readings).order_by(readings.c.number)).mappings():
+    for row in connection.execute(sa.select(table).order_by(table.c.number)).mappings():
         number += 1
-        running = reading_digest(row, running)
+        running = digest(row, running)
         if row["number"] != number or running != row["digest"]:
-            yield f"reading {row['number']} was altered, or one before it is missing"
+            yield f"{word} {row['number']} was altered, or one before it is missing"
             return
-    end = connection.execute(sa.select(head.c.seq, head.c.digest).where(head.c.name == "readings")).one()
+    end = connection.execute(sa.select(head.c.seq, head.c.digest).where(head.c.name == table.name)).one()
     if (number, running) != (end.seq, end.digest):
-        yield f"{end.seq} readings were noted but {number} are here"
+        yield f"{end.seq} {table.name} were noted but {number} are here"

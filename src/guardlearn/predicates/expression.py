@@ -20,9 +20,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from guardlearn.errors import UsageError
+from guardlearn.predicates import wording
 from guardlearn.types import RepositoryItem
 
-__all__ = ["FIELDS", "All", "Any_", "Comparison", "Not", "Predicate", "Satisfies", "Word", "and_", "or_"]
+__all__ = ["FIELDS", "All", "Any_", "Comparison", "Condition", "Not", "Predicate", "Satisfies", "Word", "and_", "or_"]
 
 
 def _from_facts(name: str) -> Callable[[RepositoryItem], Any]:
@@ -72,6 +73,37 @@ class Comparison:
         return _TESTS[self.test](FIELDS[self.field](item), self.value)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that a predicate asks of an item: a comparison, or a part that is no conjunction of comparisons."""
+
+    test: Comparison | Predicate
+    held: tuple[Comparison, ...] = ()
+    """Comparisons of the same word that stand before it, and hold where this one is asked for."""
+
+    @property
+    def named(self) -> str | None:
+        """The field whose value a reason names; None: reasons name none."""
+        comparison = isinstance(self.test, Comparison) and self.test.field in wording.NAMED
+        return self.test.field if comparison else None  # type: ignore[union-attr]
+
+    def holds(self, item: RepositoryItem) -> bool:
+        """Whether `item` passes."""
+        return self.test.holds(item) if isinstance(self.test, Comparison) else self.test.matches(item)
+
+    def reason(self, actual: str | None = None) -> str:
+        """Return in words why an item fails.
+
+        Args:
+            actual: its value of the field `named`.
+        """
+        if isinstance(self.test, Predicate):
+            return self.test.failing()
+        held = [wording.holding(each.field, each.test, each.value) for each in self.held]
+        failing = wording.failing(self.test.field, self.test.test, self.test.value, actual)
+        return f"{' and '.join(held)}, but {failing}" if held else failing
+
+
 class Predicate:
     """Φ: a frozen value that selects items; combine with `&`, `|` and `~`."""
 
@@ -89,9 +121,23 @@ class Predicate:
         """Return the predicates whose conjunction this is."""
         return (self,)
 
+    def conditions(self) -> tuple[Condition, ...]:
+        """Return what is asked of an item, in order, down to single comparisons; all of them must hold."""
+        return tuple(condition for part in self.conjuncts() for condition in part._asks())
+
     def rejection(self, item: RepositoryItem) -> str | None:
-        """Return the text of the first conjunct that `item` fails; None when it matches."""
-        return next((repr(part) for part in self.conjuncts() if not part.matches(item)), None)
+        """Return in words the first condition that `item` fails; None when it matches."""
+        for condition in self.conditions():
+            if not condition.holds(item):
+                return condition.reason(str(FIELDS[condition.named](item)) if condition.named else None)
+        return None
+
+    def failing(self) -> str:
+        """Return in words what can be said of an item that does not match, whichever it is."""
+        return f"not selected by {self!r}"
+
+    def _asks(self) -> tuple[Condition, ...]:
+        return (Condition(self),)
 
     def __call__(self, item: RepositoryItem) -> bool:
         """Judge an item, as the guide's functions do."""
@@ -145,6 +191,10 @@ class Word(Predicate):
             return self
         cutoff = self.meaning(now)[0]
         return Word("created_after", (cutoff.value.isoformat(),), (), (cutoff,))
+
+    def _asks(self) -> tuple[Condition, ...]:
+        meaning = self.meaning(datetime.now(UTC))
+        return tuple(Condition(comparison, meaning[:place]) for place, comparison in enumerate(meaning))
 
     def __repr__(self) -> str:
         shown = [_source(argument) for argument in self.arguments]
@@ -216,6 +266,13 @@ class Not(Predicate):
     def matches(self, item: RepositoryItem) -> bool:
         """Whether the term does not match."""
         return not self.term.matches(item)
+
+    def failing(self) -> str:
+        """Return what an item is that the term does select."""
+        meaning = self.term.conditions()
+        if len(meaning) == 1 and isinstance(only := meaning[0].test, Comparison):
+            return wording.holding(only.field, only.test, only.value)
+        return f"selected by {self.term!r}"
 
     def resolve(self, now: datetime) -> Predicate:
         """Resolve the term."""

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from guardlearn.dag.importers.fields import MISSING, lookup
-from guardlearn.dag.importers.mapping import Line, check_mapping, field_of, read_record, read_values
+from guardlearn.dag.importers.mapping import (
+    Line,
+    check_mapping,
+    field_of,
+    parse_mapping,
+    read_record,
+    read_values,
+)
 from guardlearn.digests import digest_json
 from guardlearn.errors import LogError
 from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Source
@@ -85,7 +92,7 @@ def read_log(path: str | os.PathLike[str], mapping: Mapping[str, str]) -> Iterat
 def import_log(
     dag: ArtifactDAG,
     path: str | os.PathLike[str],
-    mapping: Mapping[str, str],
+    mapping: Mapping[str, str] | str,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
     """Append a log's attempts to ℛ: all that are new, in one transaction, or on an error none.
@@ -93,7 +100,7 @@ def import_log(
     Args:
         dag: ℛ, open for writing.
         path: see `read_log`.
-        mapping: see `read_log`.
+        mapping: see `read_log`; or its text, as in "spec=prompt,artifact=answer,accepted=passed,chain=session_id".
         on_progress: called with (bytes read, bytes, "reading"), then (attempts stored, attempts, "storing").
 
     Raises:
@@ -101,6 +108,7 @@ def import_log(
         LogError: a line is malformed or lacks a field, or its own id is stored with another content.
         RepositoryError: ℛ cannot be written.
     """
+    mapping = parse_mapping(mapping) if isinstance(mapping, str) else mapping
     check_mapping(mapping)
     name = Path(path).name
     with _open(path) as file:
