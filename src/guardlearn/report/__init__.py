@@ -5,20 +5,33 @@ A rendering computes nothing that is not in the evidence and hides nothing that 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from guardlearn.errors import DataError
 from guardlearn.evidence import Evidence
 from guardlearn.report.page import html
+from guardlearn.report.stories import Story, story, story_of_adapter
 from guardlearn.report.terminal import terminal
 from guardlearn.report.words import headline
 
-__all__ = ["EVIDENCE", "PAGE", "headline", "html", "load", "terminal", "to_json", "write"]
+__all__ = [
+    "EVIDENCE",
+    "PAGE",
+    "Story",
+    "headline",
+    "html",
+    "load",
+    "story",
+    "story_of_adapter",
+    "terminal",
+    "to_json",
+    "write",
+]
 
 EVIDENCE = "evidence.json"
 PAGE = "report.html"
@@ -26,7 +39,10 @@ PAGE = "report.html"
 
 def to_json(evidence: Evidence) -> str:
     """Return the evidence as JSON, indented; it holds no inf and no nan."""
-    return msgspec.json.format(msgspec.json.encode(evidence), indent=2).decode() + "\n"
+    try:
+        return msgspec.json.format(msgspec.json.encode(evidence), indent=2).decode() + "\n"
+    except UnicodeEncodeError:  # a lone surrogate in a name; JSON can only give its number
+        return json.dumps(msgspec.to_builtins(evidence), indent=2) + "\n"
 
 
 def load(path: Path) -> Evidence:
@@ -38,24 +54,24 @@ def load(path: Path) -> Evidence:
     if not path.is_file():
         raise DataError(f"no evidence at {path}; run: guardlearn evaluate")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Evidence)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.convert(json.loads(path.read_bytes()), type=Evidence)  # json reads lone surrogates, msgspec not
+    except (ValueError, msgspec.ValidationError) as error:
         raise DataError(f"{path} is no evidence of guardlearn ({error}); evaluate again") from error
 
 
-def write(folder: Path, evidence: Evidence, *, context: Any = None, limits: Sequence[str] = ()) -> Path:
+def write(folder: Path, evidence: Evidence, *, story: Story | None = None, limits: Sequence[str] = ()) -> Path:
     """Write `evidence.json` and `report.html` into `folder`, each whole or not at all; return the page's path.
 
     Args:
         folder: made if missing.
         evidence: what was measured.
-        context: a record or mapping about the run that made the adapter (counts, drops, training), shown as it is.
+        story: how the adapter was made, where that is known.
         limits: what the figures do not show, in sentences.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / EVIDENCE, to_json(evidence).encode())
     # an identifier may hold what UTF-8 cannot; it is then shown escaped rather than not at all
-    _replace(folder / PAGE, html(evidence, context=context, limits=limits).encode("utf-8", "backslashreplace"))
+    _replace(folder / PAGE, html(evidence, story=story, limits=limits).encode("utf-8", "backslashreplace"))
     return folder / PAGE
 
 

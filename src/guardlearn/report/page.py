@@ -1,108 +1,205 @@
-"""Evidence as one HTML file: no script, no network, light and dark, everything escaped."""
+"""Evidence, and how the adapter was made, as one HTML file: no script, no network, everything escaped."""
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import NamedTuple
 
-import msgspec
-
-from guardlearn.evidence import Evidence, Outcome, Pair
-from guardlearn.report import words
-from guardlearn.report.curve import attempts_curve
+from guardlearn.errors import BackendUnavailable
+from guardlearn.evidence import Evidence, Outcome
+from guardlearn.report import figures, making, words
+from guardlearn.report.stories import Story
+from guardlearn.report.style import STYLE
+from guardlearn.report.tables import flat, named, table
+from guardlearn.report.texts import folded
 
 __all__ = ["html"]
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5d6675; --line: #d9dee6; --paper: #fff;
-  --base: #b4552d; --candidate: #1f6fb2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #9aa4b2; --line: #343b47; --paper: #14181f;
-  --base: #e8935f; --candidate: #6cb4ee; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; }
-h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; }
-p, li { max-width: 46rem; } .soft { color: var(--soft); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-td.in { padding-left: 1.25rem; color: var(--soft); }
-summary { cursor: pointer; }
-svg { width: 100%; max-width: 36rem; height: auto; font-size: 12px; }
-svg text { fill: var(--soft); } svg .grid { stroke: var(--line); }
-svg polyline { fill: none; stroke-width: 2.5; }
-svg polyline.base { stroke: var(--base); stroke-dasharray: 6 4; } svg polyline.candidate { stroke: var(--candidate); }
-svg circle.base { fill: var(--base); } svg circle.candidate { fill: var(--candidate); }
-svg text.base { fill: var(--base); font-weight: 600; } svg text.candidate { fill: var(--candidate); font-weight: 600; }
-"""
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_HIDDEN_CONTEXT = frozenset({"evidence", "folder"})
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def html(evidence: Evidence, *, context: Any = None, limits: Sequence[str] = ()) -> str:
-    """Return the report as one HTML document.
+def html(evidence: Evidence, *, story: Story | None = None, limits: Sequence[str] = ()) -> str:
+    """Return the report as one HTML document; without matplotlib, its tables and a line that says how to get figures.
 
     Args:
         evidence: what was measured.
-        context: a record or mapping about the run that made the adapter; its counts and tables are shown as they are.
+        story: how the adapter was made; None: not known.
         limits: what the figures do not show, in sentences.
     """
     sections = [
-        f"<h1>{escape(words.headline(evidence))}</h1>",
-        f"<p>{escape(words.attempts(evidence))}.</p>",
+        f"<h1>{_unbroken(words.headline(evidence))}</h1>",
+        f"<p>{_unbroken(words.attempts(evidence))}.</p>",
         _subject(evidence),
+        _tiles(evidence),
+        *_figures(evidence, story),
         *_before_and_after(evidence),
-        *_causes(evidence),
-        *_by_action_pair(evidence),
-        *_groups(evidence),
-        *_specifications(evidence),
-        *_context(context),
-        *_manifest(evidence),
         *_limits(evidence, limits),
+        *(making.drops(story) + making.traces(story) + making.manifest(story) if story else []),
+        *_measured_with(evidence),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        f"<title>guardlearn: {escape(words.headline(evidence))}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>guardlearn: {escape(words.headline(evidence))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
 
 
+def _unbroken(sentence: str) -> str:
+    """Return a sentence as HTML whose lines do not break before a percent sign."""
+    return escape(sentence).replace(" %", "&nbsp;%")
+
+
 def _subject(evidence: Evidence) -> str:
     what = f"model {evidence.model}" + (f", adapter {evidence.adapter}" if evidence.adapter else ", no adapter")
-    size = f"{evidence.specs} specifications in {evidence.groups} groups, {evidence.samples_per_spec} sample(s) each"
+    size = f"{evidence.specs} specifications in {_groups_said(evidence)}, {evidence.samples_per_spec} sample(s) each"
     return f'<p class="soft">{escape(f"{what}; {size}; guard {evidence.guard}")}</p>'
+
+
+def _groups_said(evidence: Evidence) -> str:
+    return f"{evidence.groups} groups" if evidence.groups != 1 else "1 group"
+
+
+def _tiles(evidence: Evidence) -> str:
+    """Return the three figures that matter, before and after."""
+    models = [side for side in (evidence.base, evidence.candidate) if side is not None]
+    last, change = models[-1], evidence.difference
+    firsts = last.first_attempt if change is None else change
+    gain = "" if change is None else f"{words.points(change.rate)}, "
+    attempts = words.interval(last.expected_attempts_low, last.expected_attempts_high, scale=1, digits=2)
+    whose = "candidate, " if change is not None else ""
+    tiles = [
+        (
+            "first attempts that pass",
+            [words.percent(side.first_attempt.rate) for side in models],
+            f"{gain}{_interval(words.interval(firsts.low, firsts.high))}",
+        ),
+        (
+            f"attempts needed, at most {evidence.r_max}",
+            [words.number(side.expected_attempts) for side in models],
+            f"{whose}{_interval(attempts)}",
+        ),
+        (
+            f"solved within {evidence.r_max} attempts",
+            [words.percent(side.solved_within_r_max) for side in models],
+            f"mean of {_groups_said(evidence)}",
+        ),
+    ]
+    return f'<div class="tiles">{"".join(_tile(*tile, words.sides(evidence)) for tile in tiles)}</div>'
+
+
+def _tile(name: str, values: Sequence[str], note: str, sides: Sequence[str]) -> str:
+    turn = " → ".join(
+        f'<span class="{side}">{_unbroken(value)}</span>' for side, value in zip(sides, values, strict=True)
+    )
+    return f'<div class="tile">{escape(name)}<div class="turn">{turn}</div><div class="soft">{escape(note)}</div></div>'
+
+
+def _interval(said: str) -> str:
+    return said if said.startswith("no") else f"95 % interval {said}"
+
+
+def _figures(evidence: Evidence, story: Story | None) -> list[str]:
+    """Return the figures, each with its numbers under it as a table, and the causes of failure."""
+    columns, curves = words.sides(evidence), words.curves(evidence)
+    sides = list(zip(columns, "○●", strict=False))
+    keys = [(side, f"{mark} {side}") for side, mark in sides]
+    by_attempt = [
+        [str(attempt + 1), *(words.percent(curve[attempt]) if curve else words.DASH for _, curve in curves)]
+        for attempt in range(evidence.r_max)
+    ]
+    groups = _Figure(
+        "First attempts that pass, by group",
+        keys,
+        lambda: figures.groups_figure(evidence),
+        f"Every group ({evidence.groups})",
+        _groups(evidence),
+        _groups_left_out(evidence),
+    )
+    attempts = _Figure(
+        "Share solved, by attempts until accepted",
+        keys,
+        lambda: figures.attempts_figure(evidence),
+        "The numbers",
+        table(["attempts", *columns], by_attempt),
+    )
+    drawn = [figure.html() for figure in (groups, attempts, *(_loss(story) if story and story.losses else []))]
+    missing = sorted({note for _, note in drawn if note})
+    causes = f"<figure><figcaption>Why first attempts fail</figcaption>{_causes(evidence)}</figure>"
+    return [
+        *(f'<p class="soft">{escape(note)}</p>' for note in missing),
+        f'<div class="figures">{"".join(shown for shown, _ in drawn)}{causes}</div>',
+    ]
+
+
+def _groups_left_out(evidence: Evidence) -> str:
+    most = figures.GROUPS_SHOWN
+    if evidence.groups <= most:
+        return ""
+    return f"Of {evidence.groups} groups, the {most // 2} that gained most and the {most // 2} that gained least."
+
+
+def _loss(story: Story) -> list[_Figure]:
+    validation = story.validation_loss
+    marks = {"base": ("base", "◇ validation, base"), "trained": ("candidate", "◆ validation, trained")}
+    keys = [(style, f"{said} {validation[name]:.3g}") for name, (style, said) in marks.items() if name in validation]
+    rows = [[f"validation, {name}", f"{loss:.4g}"] for name, loss in validation.items()]
+    rows += [[str(step), f"{loss:.4g}"] for step, loss in story.losses]
+    numbers = table(["step", "loss"], rows)
+    return [_Figure("Training loss by step", keys, lambda: figures.loss_figure(story), "The numbers", numbers)]
+
+
+class _Figure(NamedTuple):
+    """A figure of the page and its numbers."""
+
+    title: str
+    keys: list[tuple[str, str]]
+    """(style, words) of what is drawn in which colour."""
+    draw: Callable[[], str]
+    summary: str
+    numbers: str
+    note: str = ""
+    """What is not drawn."""
+
+    def html(self) -> tuple[str, str]:
+        """Return (the figure, what would add its drawing, or "")."""
+        try:
+            drawn, missing = self.draw(), ""
+        except BackendUnavailable as error:
+            drawn, missing = "", str(error)
+        keys = "".join(f'<span class="{style}">{escape(said)}</span>' for style, said in self.keys)
+        caption = f"<figcaption>{escape(self.title)}<div>{keys}</div></figcaption>"
+        note = f'<p class="soft">{escape(self.note)}</p>' if self.note and drawn else ""
+        numbers = folded(self.summary, self.numbers, unfolded=not drawn)
+        return f"<figure>{caption}{drawn}{note}{numbers}</figure>", missing
 
 
 def _before_and_after(evidence: Evidence) -> list[str]:
     sides = words.sides(evidence)
     rows = [[what, *cells[: len(sides)]] for what, *cells in words.figures(evidence)]
-    parts = ["<h2>Before and after</h2>", _table(["", *sides], rows)]
+    parts = ["<h2>Before and after</h2>", '<div class="columns">', f"<div>{table(['', *sides], rows)}</div>"]
     if evidence.difference is not None:
         rows = [list(row) for row in words.comparison(evidence.difference)]
-        parts.append(f"<h3>Candidate minus base</h3>{_table([], rows, numbers=False)}")
-    if evidence.changes is not None:
-        changed = evidence.changes
-        parts.append(
-            f"<p>{changed.gained} first attempts gained, {changed.lost} lost, {changed.same} the same, "
-            f"{changed.no_verdict} without both verdicts; {changed.chains_changed} chains changed in any way.</p>"
-        )
-    parts += ["<h2>Solved by attempt</h2>", attempts_curve(evidence)]
-    return parts
+        parts.append(f"<div><h3>Candidate minus base</h3>{named(rows)}{_changes(evidence)}</div>")
+    return [*parts, "</div>", *_by_action_pair(evidence), _specifications(evidence)]
 
 
-def _causes(evidence: Evidence) -> list[str]:
+def _changes(evidence: Evidence) -> str:
+    changed = evidence.changes
+    if changed is None:
+        return ""
+    return (
+        f"<p>{changed.gained} first attempts gained, {changed.lost} lost, {changed.same} the same, "
+        f"{changed.no_verdict} without both verdicts; {changed.chains_changed} chains changed in any way.</p>"
+    )
+
+
+def _causes(evidence: Evidence) -> str:
     rows = words.cause_rows(evidence)
-    if not rows:
-        return ["<h2>Why first attempts fail</h2>", "<p>None was rejected.</p>"]
-    return ["<h2>Why first attempts fail</h2>", _table(["cause", *words.sides(evidence)], rows)]
+    return table(["cause", *words.sides(evidence)], rows) if rows else "<p>None was rejected.</p>"
 
 
 def _by_action_pair(evidence: Evidence) -> list[str]:
@@ -115,24 +212,18 @@ def _by_action_pair(evidence: Evidence) -> list[str]:
         columns += ["candidate", "difference", "95 % interval"]
         for cells, row in zip(rows, evidence.by_action_pair, strict=True):
             cells += [words.percent(row.candidate), words.points(row.difference), words.interval(row.low, row.high)]
-    return ["<h2>By action pair</h2>", _table(columns, rows)]
+    return ["<h3>By action pair</h3>", table(columns, rows)]
 
 
-def _groups(evidence: Evidence) -> list[str]:
-    members: dict[str, list[Pair]] = collections.defaultdict(list)
-    for pair in evidence.per_spec:
-        members[pair.group].append(pair)
-    rows = []
-    for group, pairs in sorted(members.items()):
-        sides = [_passed(pair.base for pair in pairs)]
-        if evidence.candidate is not None:
-            sides.append(_passed(pair.candidate for pair in pairs if pair.candidate is not None))
-        rows.append([group, str(len(pairs)), *sides])
-    title = f"<h2>By group</h2><p class='soft'>First attempts that pass, of {evidence.groups} groups.</p>"
-    return [title, _folded("Every group", _table(["group", "chains", *words.sides(evidence)], rows))]
+def _groups(evidence: Evidence) -> str:
+    rows = [
+        [row.name, str(row.chains), str(row.base), *([str(row.candidate)] if row.candidate else [])]
+        for row in words.by_group(evidence)
+    ]
+    return table(["group", "chains", *words.sides(evidence)], rows)
 
 
-def _specifications(evidence: Evidence) -> list[str]:
+def _specifications(evidence: Evidence) -> str:
     rows = [
         [
             pair.id,
@@ -143,26 +234,14 @@ def _specifications(evidence: Evidence) -> list[str]:
         for pair in evidence.per_spec
     ]
     columns = ["specification", "group", "sample", *words.sides(evidence)]
-    return [_folded("Every specification", _table(columns, rows, numbers=False))]
+    return folded(f"Every specification ({evidence.specs})", table(columns, rows, numbers=False))
 
 
-def _context(context: Any) -> list[str]:
-    """Return a table a part of the context; what is no record or mapping has nothing to show."""
-    plain = msgspec.to_builtins(context, enc_hook=str)
-    if not isinstance(plain, dict):
-        return []
-    shown = {key: value for key, value in plain.items() if key not in _HIDDEN_CONTEXT}
-    parts = []
-    scalars = [[str(key), _cell(value)] for key, value in shown.items() if not isinstance(value, dict)]
-    if scalars:
-        parts.append(_table([], scalars, numbers=False))
-    for key, value in shown.items():
-        if isinstance(value, dict) and value:
-            parts.append(f"<h3>{escape(str(key))}</h3>{_table([], _flat(value), numbers=False)}")
-    return ["<h2>How the adapter was made</h2>", *parts] if parts else []
+def _outcome(one: Outcome) -> str:
+    return f"{one.outcome} after {one.attempts}"
 
 
-def _manifest(evidence: Evidence) -> list[str]:
+def _measured_with(evidence: Evidence) -> list[str]:
     rows = [
         ["model", evidence.model],
         ["adapter", evidence.adapter or "none"],
@@ -171,11 +250,11 @@ def _manifest(evidence: Evidence) -> list[str]:
         ["leakage", evidence.leakage],
         ["R_max", str(evidence.r_max)],
         ["seed", str(evidence.seed)],
-        *_flat(evidence.sampling, "sampling."),
-        *_flat(evidence.digests, "digest."),
-        *_flat(evidence.versions, "version."),
+        *flat(evidence.sampling, "sampling."),
+        *flat(evidence.digests, "digest."),
+        *flat(evidence.versions, "version."),
     ]
-    return ["<h2>Measured with</h2>", _table([], rows, numbers=False)]
+    return ["<h2>Measured with</h2>", named(rows)]
 
 
 def _limits(evidence: Evidence, limits: Sequence[str]) -> list[str]:
@@ -184,51 +263,3 @@ def _limits(evidence: Evidence, limits: Sequence[str]) -> list[str]:
         return []
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in said)
     return ["<h2>What this does not show</h2>", f"<ul>{items}</ul>"]
-
-
-def _passed(chains: Iterable[Outcome]) -> str:
-    firsts = [one.first for one in chains]
-    silent = firsts.count(None)
-    return f"{firsts.count(True)} of {len(firsts) - silent}" + (f", {silent} no verdict" if silent else "")
-
-
-def _outcome(one: Outcome) -> str:
-    return f"{one.outcome} after {one.attempts}"
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{content}</details>"
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
-    rows: list[list[str]] = []
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            rows.extend(_flat(value, f"{prefix}{key}."))
-        else:
-            rows.append([f"{prefix}{key}", _cell(value)])
-    return rows
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return words.DASH
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return ", ".join(_cell(part) for part in value) if isinstance(value, list | tuple) else str(value)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
-    """Return a table; with `numbers`, all columns but the first are right-aligned. An indented first cell is detail."""
-    kinds = [' class="n"' if numbers and index else "" for index in range(max(len(row) for row in [columns, *rows]))]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(columns, kinds, strict=False))
-    body = "".join(f"<tr>{_cells(row, kinds)}</tr>" for row in rows)
-    header = f"<thead><tr>{head}</tr></thead>" if columns else ""
-    return f'<div class="scroll"><table>{header}<tbody>{body}</tbody></table></div>'
-
-
-def _cells(row: Sequence[str], kinds: Sequence[str]) -> str:
-    first, *rest = row
-    detail = ' class="in"' if first.startswith("  ") else kinds[0]
-    cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=False))
-    return f"<td{detail}>{escape(first)}</td>{cells}"

@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
-from guardlearn.evidence import Comparison, Evidence, Performance, Rate
+import collections
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from guardlearn.evidence import Comparison, Evidence, Outcome, Pair, Performance, Rate
 
 __all__ = [
     "DASH",
+    "GroupRow",
+    "Tally",
     "attempts",
+    "by_group",
     "cause_rows",
     "caveats",
     "comparison",
+    "curves",
     "figures",
     "headline",
     "interval",
+    "number",
     "percent",
     "points",
     "sides",
 ]
 
 DASH = "–"
+
+
+class Tally(NamedTuple):
+    """First attempts of one model in one group."""
+
+    passed: int
+    judged: int
+    silent: int
+    """Without a verdict."""
+
+    @property
+    def share(self) -> float | None:
+        """Passed of those judged; None where none was."""
+        return self.passed / self.judged if self.judged else None
+
+    def __str__(self) -> str:
+        said = f"{self.passed} of {self.judged}"
+        return f"{said}, {self.silent} no verdict" if self.silent else said
+
+
+class GroupRow(NamedTuple):
+    """One group, before and after."""
+
+    name: str
+    chains: int
+    base: Tally
+    candidate: Tally | None
 
 
 def percent(share: float | None) -> str:
@@ -35,7 +71,7 @@ def points(difference: float | None) -> str:
     return DASH if difference is None else f"{100 * difference:+.0f} points"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """Return a number, or a dash for what could not be said."""
     return DASH if value is None else f"{value:.{digits}f}"
 
@@ -60,10 +96,10 @@ def headline(evidence: Evidence) -> str:
 def attempts(evidence: Evidence) -> str:
     """Return what happened to the expected number of attempts, in one sentence."""
     before, after = evidence.base, evidence.candidate
-    turn = _number(before.expected_attempts)
+    turn = number(before.expected_attempts)
     solved = percent(before.solved_within_r_max)
     if after is not None:
-        turn = f"{turn} → {_number(after.expected_attempts)}"
+        turn = f"{turn} → {number(after.expected_attempts)}"
         solved = f"{solved} → {percent(after.solved_within_r_max)}"
     return f"Attempts needed, at most {evidence.r_max}: {turn}; solved within {evidence.r_max}: {solved}"
 
@@ -85,6 +121,29 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
         for row, cell in zip(rows, _column(side) if side is not None else [""] * len(rows), strict=True):
             row.append(cell)
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+def by_group(evidence: Evidence) -> list[GroupRow]:
+    """Return every group's first attempts, by how much the candidate changed; groups without both verdicts last."""
+    members: dict[str, list[Pair]] = collections.defaultdict(list)
+    for pair in evidence.per_spec:
+        members[pair.group].append(pair)
+    rows = [
+        GroupRow(
+            name=name,
+            chains=len(pairs),
+            base=_tally(pair.base for pair in pairs),
+            candidate=_tally(pair.candidate for pair in pairs if pair.candidate) if evidence.candidate else None,
+        )
+        for name, pairs in members.items()
+    ]
+    return sorted(rows, key=_by_change)
+
+
+def curves(evidence: Evidence) -> list[tuple[str, list[float]]]:
+    """Return (model, share solved within 1 .. R_max attempts); the list is empty where no chain was judged."""
+    sides_ = zip(sides(evidence), (evidence.base, evidence.candidate), strict=False)
+    return [(name, side.solved_by_attempt) for name, side in sides_ if side is not None]
 
 
 def cause_rows(evidence: Evidence) -> list[list[str]]:
@@ -159,12 +218,24 @@ def _column(side: Performance) -> list[str]:
         percent(first.rate),
         interval(first.low, first.high),
         f"{first.passed} of {first.judged}",
-        _number(side.expected_attempts),
+        number(side.expected_attempts),
         expected,
         percent(side.solved_within_r_max),
         outcomes,
         f"{side.attempts}, {side.truncated}",
     ]
+
+
+def _tally(chains: Iterable[Outcome]) -> Tally:
+    firsts = [one.first for one in chains]
+    return Tally(passed=firsts.count(True), judged=len(firsts) - firsts.count(None), silent=firsts.count(None))
+
+
+def _by_change(row: GroupRow) -> tuple[bool, float, float, str]:
+    before, after = row.base.share, row.candidate.share if row.candidate else row.base.share
+    if before is None or after is None:
+        return True, 0.0, 0.0, row.name
+    return False, before - after, -after, row.name
 
 
 def _by_group(estimate: Rate | Comparison) -> str:
