@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed or refused, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -16,7 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from guardlearn.errors import GuardlearnError, JobError
+from guardlearn.errors import GuardlearnError, JobError, write_failure
+from guardlearn.training.saving import free_space
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m guardlearn.training", description="Train a guardlearn job folder.")
     parser.add_argument("job", type=Path, help="folder with job.toml, train.jsonl, validation.jsonl, manifest.json")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--backend", default="auto", help="auto | trl")
+    parser.add_argument("--backend", default="auto", help="auto | trl | unsloth; auto: as the job says")
     parser.add_argument("--attached", action="store_true", help="end as soon as stdin is closed")
     options = parser.parse_args(arguments)
     if options.attached:
@@ -32,13 +34,25 @@ def main(arguments: list[str] | None = None) -> int:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out, os.fdopen(os.dup(2), "w", encoding="utf-8") as err:
         try:
             return _train(options, out)
-        except GuardlearnError as error:
-            line, code = str(error), error.exit_code
-        except Exception as error:  # a library's failure: the traceback goes to the log, its last line to the user
-            traceback.print_exc()
-            line, code = f"training failed ({type(error).__name__}: {error}); {options.job}/train.log says more", 1
+        except Exception as error:
+            line, code = _failure(error, options.job)
         print("error:", " ".join(line.split()), file=err)
         return code
+
+
+def _failure(error: Exception, job: Path) -> tuple[str, int]:
+    """Return the one line for the user and the exit code; a library's traceback goes to the log."""
+    reason = write_failure(error)
+    if isinstance(error, GuardlearnError) and reason is None:
+        return str(error), error.exit_code
+    with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        traceback.print_exc()
+    if reason is None:
+        return f"training failed ({type(error).__name__}: {error}); {job}/train.log says more", 1
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # what waits in their buffers would fail at exit too
+    free = free_space(job)
+    return f"{job} cannot be written ({reason}; {free} free there); make room, then the same command continues", 1
 
 
 def _train(options: argparse.Namespace, out: TextIO) -> int:

@@ -15,21 +15,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from guardlearn.digests import digest_file, digest_files
-from guardlearn.errors import JobError, ModelError, UsageError
+from guardlearn.digests import digest_file, digest_model
+from guardlearn.errors import JobError, ModelError
 from guardlearn.prompts import PromptConfig, Renderer, template_digest
-from guardlearn.training.model import (
-    add_lora_adapters,
-    check_folder,
-    load_model_for_training,
-    load_tokenizer,
-    save_trained_model,
-)
+from guardlearn.training import backends
+from guardlearn.training.model import check_folder, load_tokenizer, save_trained_model
 from guardlearn.training.rows import TokenRow, plan, tokenise
+from guardlearn.training.saving import versions
 from guardlearn.training.settings import Job, read_job
 from guardlearn.training.sft import save_interval
 
@@ -37,7 +32,9 @@ __all__ = ["train_job"]
 
 _WORK = ".training"
 _PUBLISHED = ("metrics.jsonl", "result.json", "adapter")  # in this order: the adapter comes last
-_BACKENDS = ("auto", "trl")
+_BEGUN = "backend"  # file of the work folder that says which backend its weights checkpoints are of
+_LIBRARIES = ("guardlearn", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+_GPU_LIBRARIES = ("unsloth", "unsloth_zoo", "bitsandbytes", "triton")
 _LOCK_SECONDS = 10.0  # a killed parent's trainer needs a moment to notice
 
 Say = Callable[[dict[str, Any]], None]
@@ -50,17 +47,17 @@ def train_job(folder: Path, model_path: Path, *, backend: str = "auto", say: Say
     Args:
         folder: a job folder.
         model_path: the base model's folder.
-        backend: "auto" leaves the choice to the job.
+        backend: one of `backends.CHOICES`; "auto" leaves the choice to the job, and a job's "auto" to the machine.
         say: called with {"step", "steps", "loss", "tokens_per_second", "eta_seconds"} after every step.
 
     Raises:
         JobError: the folder is incomplete or altered, is being trained already, or its rows cannot be trained on.
         ModelError: another base model, tokenizer or template than the job was written for, or no weights.
         UsageError: no such backend.
+        BackendUnavailable: the backend, or 4 bit, is not possible on this machine; nothing was begun.
     """
     job = read_job(folder)
-    if backend not in _BACKENDS:
-        raise UsageError(f"backend {backend!r} is unknown; choose {' or '.join(_BACKENDS)}")
+    asked = job.settings.backend if backend == "auto" else backends.known(backend)
     with _locked(folder):
         work = folder / _WORK
         if (work / "finished").is_dir():
@@ -70,14 +67,28 @@ def train_job(folder: Path, model_path: Path, *, backend: str = "auto", say: Say
             return
         check_folder(model_path)
         _check_base(job, model_path)
-        work.mkdir(exist_ok=True)
-        _train(job, model_path, work, say)
+        chosen = _backend(asked, work)
+        if job.settings.load_in_4bit:
+            backends.require_4bit()
+        _train(job, model_path, chosen, work, say)
         _publish(folder)
 
 
-def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
+def _backend(asked: str, work: Path) -> str:
+    """Return the backend to train with: the one a killed training began with, for its weights checkpoints are of it."""
+    begun = work / _BEGUN
+    if not begun.is_file():
+        return backends.choose(asked)
+    name = begun.read_text(encoding="utf-8")
+    if asked not in ("auto", name):
+        raise JobError(f"{work.parent} was begun with the {name} backend; continue with it, or remove {work} first")
+    return backends.choose(name)
+
+
+def _train(job: Job, model_path: Path, chosen: str, work: Path, say: Say) -> None:
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     settings = job.settings
+    backend = backends.open_backend(chosen)  # before anything that imports transformers
     tokenizer = load_tokenizer(str(model_path), settings.max_length)  # rows are looked at before the model is loaded
     _check_template(job, tokenizer)
     rows = tokenise(job.train, tokenizer, settings.max_length)
@@ -86,8 +97,10 @@ def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
     batches = plan(
         lengths, settings.batch_size, epochs=settings.epochs, max_steps=settings.max_steps, seed=settings.seed
     )
-    model, _ = load_model_for_training(str(model_path), settings.max_length, load_in_4bit=False)
-    model = add_lora_adapters(model, settings.lora_r, settings.lora_alpha, seed=settings.seed)
+    model = backend.load_base(str(model_path), settings.max_length, settings.load_in_4bit)
+    model = backend.add_adapters(model, settings.lora_r, settings.lora_alpha, settings.seed)
+    work.mkdir(exist_ok=True)
+    (work / _BEGUN).write_text(chosen, encoding="utf-8")
 
     from guardlearn.training import trl
 
@@ -103,19 +116,16 @@ def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
     with _Metrics(work / "metrics.jsonl", rows, len(batches), done, say) as metrics:
         trainer = trl.build(model, tokenizer, rows, batches, work, options, metrics.record)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    validation_loss = None
     if validation:
         say({"step": len(batches), "steps": len(batches), "note": f"validation loss on {len(validation)} rows"})
-        after = trl.mean_loss(trainer, validation, settings.batch_size)
-        with trainer.model.disable_adapter():
-            validation_loss = {"base": trl.mean_loss(trainer, validation, settings.batch_size), "trained": after}
+    validation_loss = _validation_loss(trainer, validation, settings.batch_size) if validation else None
     staged = work / "finished.new"
     shutil.rmtree(staged, ignore_errors=True)
     save_trained_model(trainer.model, tokenizer, str(staged / "adapter"))
     _tidy(staged / "adapter", settings.base_model)
     shutil.copyfile(work / "metrics.jsonl", staged / "metrics.jsonl")
     result = {
-        "backend": "trl",
+        "backend": chosen,
         "base_model": settings.base_model,
         "steps": len(batches),
         "rows": len(rows),
@@ -123,8 +133,7 @@ def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
         "loss": _ends(staged / "metrics.jsonl"),
         "validation_loss": validation_loss,
         "validation_rows": len(validation),
-        "trainable_parameters": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
-        "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
+        **_made_with(trainer),
         "adapter_digest": digest_file(staged / "adapter" / "adapter_model.safetensors"),
         "manifest_digest": job.manifest_digest,
         "started_at": started.isoformat(timespec="seconds"),
@@ -136,6 +145,24 @@ def _train(job: Job, model_path: Path, work: Path, say: Say) -> None:
     }
     (staged / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     staged.rename(work / "finished")
+
+
+def _validation_loss(trainer: Any, rows: list[TokenRow], batch_size: int) -> dict[str, float]:
+    from guardlearn.training.trl import mean_loss
+
+    trained = mean_loss(trainer, rows, batch_size)
+    with trainer.model.disable_adapter():
+        return {"base": mean_loss(trainer, rows, batch_size), "trained": trained}
+
+
+def _made_with(trainer: Any) -> dict[str, Any]:
+    """Return what the trainer really used, which is not all in the job."""
+    return {
+        "trainable_parameters": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
+        "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
+        "load_in_4bit": bool(getattr(trainer.model, "is_loaded_in_4bit", False)),
+        "optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
+    }
 
 
 class _Metrics:
@@ -207,7 +234,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _check_base(job: Job, model_path: Path) -> None:
-    found = digest_files(model_path, "config.json", "*.safetensors", "pytorch_model*.bin")
+    found = digest_model(model_path)
     written = job.manifest.get("base_model_digest")
     if found != written:
         raise ModelError(
@@ -217,7 +244,8 @@ def _check_base(job: Job, model_path: Path) -> None:
 
 
 def _check_template(job: Job, tokenizer: Any) -> None:
-    found = template_digest(tokenizer, Renderer(config=PromptConfig(retry=job.settings.retry)))
+    prompts = PromptConfig(retry=job.settings.retry, layout=job.settings.layout)
+    found = template_digest(tokenizer, Renderer(config=prompts))
     written = job.manifest.get("template_digest")
     if found != written:
         raise ModelError(
@@ -240,14 +268,8 @@ def _ends(metrics: Path) -> dict[str, float]:
 
 
 def _versions() -> dict[str, str]:
-    names = ("guardlearn", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    extra = {name: version for name, version in versions(*_GPU_LIBRARIES).items() if version != "not installed"}
+    return versions(*_LIBRARIES) | extra
 
 
 def _host() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Base models and LoRA adapters: load, add, save (the guide's section 4), without Unsloth's need of a GPU.
+"""Base models and LoRA adapters: load, add, save (the guide's section 4); Unsloth does it where it can run.
 
 Errata 37 and 38.
 """
@@ -6,12 +6,15 @@ Errata 37 and 38.
 from __future__ import annotations
 
 import contextlib
-import logging
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from guardlearn.errors import BackendUnavailable, ModelError
+from guardlearn.errors import ModelError, missing_library
+from guardlearn.training import backends
+from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, placed, versions
+from guardlearn.training.weights import PROVENANCE
 
 __all__ = [
     "add_lora_adapters",
@@ -24,11 +27,15 @@ __all__ = [
     "save_trained_model",
 ]
 
-log = logging.getLogger(__name__)
+_CONTEXT = 4096
 
 
-def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in_4bit: bool = True) -> tuple[Any, Any]:
-    """Load a base model and its tokenizer.
+def load_model_for_training(
+    model_name: str = "unsloth/llama-3-8b-Instruct", max_seq_length: int = _CONTEXT, load_in_4bit: bool = True
+) -> tuple[Any, Any]:
+    """Load a base model and its tokenizer: by Unsloth where `backends.choose` gives it, else by transformers.
+
+    On a GPU call this before anything else imports transformers: Unsloth must come first.
 
     Args:
         model_name: a folder, or a hub name.
@@ -39,27 +46,11 @@ def load_model_for_training(model_name: str, max_seq_length: int = 4096, load_in
         ModelError: no such model, no weights, or no end token.
         BackendUnavailable: torch, transformers or peft is missing.
     """
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-        from transformers.utils import is_bitsandbytes_available
-    except ImportError as error:
-        raise _missing(error) from error
-    cuda = torch.cuda.is_available()
-    options: dict[str, Any] = {"dtype": torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32}
-    if load_in_4bit and cuda and is_bitsandbytes_available():
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=options["dtype"])
-    elif load_in_4bit:
-        log.info("4 bit needs CUDA and bitsandbytes; loading %s in %s", model_name, options["dtype"])
+    backend = backends.open_backend(backends.choose())  # before the tokenizer, which imports transformers
     if Path(model_name).is_dir():
         check_folder(Path(model_name))
     tokenizer = load_tokenizer(model_name, max_seq_length)
-    with quiet_libraries():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(model_name, **options)
-        except Exception as error:  # each library raises its own kind for a missing or damaged file
-            raise ModelError(f"cannot load {model_name} ({str(error).splitlines()[0][:200]})") from error
-    return model.to("cuda") if cuda and "quantization_config" not in options else model, tokenizer
+    return backend.load_base(model_name, max_seq_length, load_in_4bit), tokenizer
 
 
 def load_tokenizer(model_name: str, max_seq_length: int) -> Any:
@@ -72,10 +63,10 @@ def load_tokenizer(model_name: str, max_seq_length: int) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise _missing(error) from error
+        raise missing_library(str(error.name), "train", "training") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_name)
-    except Exception as error:  # as above
+    except Exception as error:  # each library raises its own kind for a missing or damaged file
         raise ModelError(f"no usable tokenizer at {model_name} ({str(error).splitlines()[0][:200]})") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -88,7 +79,9 @@ def load_tokenizer(model_name: str, max_seq_length: int) -> Any:
 
 
 def add_lora_adapters(model: Any, r: int = 16, lora_alpha: int = 16, *, seed: int = 42) -> Any:
-    """Return `model` with fresh LoRA adapters on every linear layer but the output head; the base stays frozen.
+    """Return `model` with fresh LoRA adapters; the base stays frozen.
+
+    They sit on every linear layer but the output head; Unsloth's on the attention's and the MLP's projections.
 
     Args:
         model: what `load_model_for_training` returned; it is changed in place.
@@ -96,21 +89,32 @@ def add_lora_adapters(model: Any, r: int = 16, lora_alpha: int = 16, *, seed: in
         lora_alpha: scale; the update is multiplied by lora_alpha / r.
         seed: decides the adapters' random half; the other half is 0, so the model's answers do not change yet.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=r, lora_alpha=lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
+    return backends.open_backend(backends.name_of(model)).add_adapters(model, r, lora_alpha, seed)
 
 
 def save_trained_model(model: Any, tokenizer: Any, output_path: str) -> None:
-    """Save the LoRA adapters (not the whole model) and the tokenizer to a folder."""
-    model.save_pretrained(output_path)
-    tokenizer.save_pretrained(output_path)
+    """Save the LoRA adapters (not the whole model) and the tokenizer to a folder, whole or not at all.
+
+    Weights are safetensors. `guardlearn.json` beside them says what is known: the base model's name, LoRA's settings,
+    versions, and the manifest of what was learned where the model carries one (`guardlearn_manifest`).
+
+    Args:
+        model: what `add_lora_adapters` returned, trained or not.
+        tokenizer: the base model's.
+        output_path: made with its parents; an adapter that is there already is replaced, nothing else is. Weights
+            checkpoints of `train_on_traces` stay, so that it may be the same folder, as in the guide.
+
+    Raises:
+        ModelError: the model carries no adapters, `output_path` holds something that is no adapter, or the disk does
+            not take it; what was there before is then still there.
+    """
+    if not hasattr(model, "peft_config"):
+        raise ModelError(f"{type(model).__name__} carries no adapters; save what add_lora_adapters returned")
+    account = {"manifest": getattr(model, PROVENANCE, None), "saved": _account(model)}
+    with placed(Path(output_path), replaces=ADAPTER_CONFIG, keeps="checkpoint-*") as staged:
+        model.save_pretrained(str(staged), safe_serialization=True)
+        tokenizer.save_pretrained(str(staged))
+        (staged / MANIFEST).write_text(json.dumps(account, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_trained_model(model_name: str, adapter: str) -> tuple[Any, Any]:
@@ -121,10 +125,17 @@ def load_trained_model(model_name: str, adapter: str) -> tuple[Any, Any]:
     """
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise ModelError(f"{adapter} is no adapter folder (no adapter_config.json); train one or name another")
-    base, tokenizer = load_model_for_training(model_name, load_in_4bit=False)
+    if Path(model_name).is_dir():
+        check_folder(Path(model_name))
+    tokenizer = load_tokenizer(model_name, _CONTEXT)
+    base = backends.open_backend("trl").load_base(model_name, _CONTEXT, load_in_4bit=False)
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, adapter).eval(), tokenizer
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    account = Path(adapter) / "guardlearn.json"
+    if account.is_file():
+        setattr(model, PROVENANCE, json.loads(account.read_text(encoding="utf-8")).get("manifest"))
+    return model, tokenizer
 
 
 def autocast_dtype() -> str:
@@ -166,5 +177,15 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} holds no weights (*.safetensors); copy them in or name another model")
 
 
-def _missing(error: ImportError) -> BackendUnavailable:
-    return BackendUnavailable(f"training needs {error.name}; run: pip install 'guardlearn[train]'")
+def _account(model: Any) -> dict[str, Any]:
+    config = model.peft_config[model.active_adapter]
+    name, targets = str(config.base_model_name_or_path or ""), config.target_modules
+    return {
+        "base_model": Path(name).name if Path(name).is_dir() else name,  # a path means nothing elsewhere
+        "lora": {
+            "r": config.r,
+            "lora_alpha": config.lora_alpha,
+            "target_modules": targets if isinstance(targets, str) else sorted(targets or ()),
+        },
+        "versions": versions("guardlearn", "torch", "transformers", "peft"),
+    }

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guardlearn.errors import JobError
-from guardlearn.prompts import encode_completion, encode_prompt
+from guardlearn.prompts import as_messages, encode_completion, encode_prompt, special_tokens
 
 __all__ = ["IGNORED", "Collator", "TokenRow", "plan", "tokenise"]
 
@@ -51,7 +51,8 @@ def tokenise(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int 
         raise JobError("the tokenizer names no end token (eos_token), so the model would never learn to stop")
     if not rows:
         raise JobError("there is no training row; extract with another policy, or shape other views")
-    tokens = [_row(row, f"row {number}", tokenizer) for number, row in enumerate(rows, start=1)]
+    special = special_tokens(tokenizer)
+    tokens = [_row(row, f"row {number}", tokenizer, special) for number, row in enumerate(rows, start=1)]
     for row in tokens:
         if max_length is not None and len(row) > max_length:
             raise JobError(
@@ -68,17 +69,16 @@ def tokenise(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int 
     return tokens
 
 
-def _row(row: Mapping[str, Any], name: str, tokenizer: Any) -> TokenRow:
+def _row(row: Mapping[str, Any], name: str, tokenizer: Any, special: Sequence[str]) -> TokenRow:
     identity, weight = str(row.get("id", name)), row.get("weight", 1.0)
     prompt, completion = row.get("prompt"), row.get("completion")
     if not prompt or not isinstance(prompt, str | list) or not isinstance(completion, str):
         raise JobError(f"{identity} needs a prompt (text or messages) and a completion (text); it has {sorted(row)}")
     if not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
         raise JobError(f"{identity} weighs {weight!r}; a weight is a number above 0")
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     return TokenRow(
         id=identity,
-        prompt=encode_prompt(tokenizer, messages),
+        prompt=encode_prompt(tokenizer, as_messages(prompt, special)),
         completion=encode_completion(tokenizer, completion) if completion else [],
         weight=float(weight),
     )

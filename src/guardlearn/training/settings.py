@@ -13,7 +13,7 @@ from guardlearn.errors import JobError
 
 __all__ = ["Job", "Settings", "read_job"]
 
-_FORMAT = 1
+_FORMAT = 2
 _FILES = ("job.toml", "train.jsonl", "validation.jsonl")
 
 
@@ -35,6 +35,8 @@ class Settings:
     gradient_checkpointing: bool
     method: str
     backend: str
+    load_in_4bit: bool
+    layout: Any = "plain"
     max_steps: int | None = None
     save_steps: int | None = None
 

@@ -5,7 +5,8 @@ A method decides rows and order; a backend (`trl`) optimises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def train_on_traces(
         tokenizer: the base model's; a row longer than its `model_max_length` is refused.
         training_data: rows with `prompt` (messages or text) and `completion`; other keys but `id` and `weight` are
             ignored.
-        output_dir: gets weights checkpoints.
+        output_dir: gets weights checkpoints; those of an earlier training there are removed.
         max_steps: optimiser steps.
         batch_size: rows a step.
         learning_rate: peak; it rises for `warmup_ratio` of the steps and then falls linearly to 0.
@@ -52,7 +53,7 @@ def train_on_traces(
     Raises:
         JobError: no row, a malformed or too long one, or every label masked.
     """
-    from guardlearn.training.trl import Options, build
+    from guardlearn.training.trl import Options, build, forget_checkpoints
 
     rows = tokenise(training_data, tokenizer, tokenizer.model_max_length)
     batches = plan([len(row) for row in rows], batch_size, epochs=1.0, max_steps=max_steps, seed=seed)
@@ -62,9 +63,28 @@ def train_on_traces(
         seed=seed,
         save_steps=save_interval(save_steps, max_steps),
     )
-    trainer = build(model, tokenizer, rows, batches, Path(output_dir), options, on_step)
-    trainer.train()
+    forget_checkpoints(Path(output_dir))  # a finished training's would be counted against this one's
+    with _given_back(model):
+        trainer = build(model, tokenizer, rows, batches, Path(output_dir), options, on_step)
+        try:
+            trainer.train()
+        finally:
+            trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return trainer
+
+
+@contextlib.contextmanager
+def _given_back(model: Any) -> Iterator[None]:
+    """Leave a model as it came, so that the next training on it is like the first."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    attention = getattr(base.config, "_attn_implementation", None)
+    try:
+        yield
+    finally:
+        # accelerate prepares a model once and for all: a second trainer would silently train in another precision
+        vars(model).pop("_is_accelerate_prepared", None)
+        if attention is not None and attention != base.config._attn_implementation:
+            base.set_attn_implementation(attention)
 
 
 def save_interval(asked: int | None, steps: int) -> int:

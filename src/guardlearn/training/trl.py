@@ -3,6 +3,12 @@
 The loss of a batch is sum_r w_r sum_t nll / sum_r w_r T_r over its rows r and their T_r completion tokens, so a row
 counts by its weight and its length. The output head is computed on completion columns only: with a small model and a
 large vocabulary it costs as much as the layers below. Errata 31-38.
+
+Both backends train here. Under unsloth SFTTrainer and SFTConfig are Unsloth's own: it swaps them for others, made from
+TRL's source, as it is imported. What is overridden here stays overridden there, and three things are relied on:
+- the collator is ours, so Unsloth packs nothing;
+- the model gets no labels, so Unsloth's forward returns real logits and keeps the mask of rows padded on the left;
+- every setting is named below to which Unsloth's SFTConfig gives another default (tests/test_unsloth_sources.py).
 """
 
 from __future__ import annotations
@@ -22,10 +28,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
+from guardlearn.training import backends
 from guardlearn.training.model import autocast_dtype
 from guardlearn.training.rows import IGNORED, Collator, TokenRow
 
-__all__ = ["Options", "StepRecord", "WeightedTrainer", "build", "last_checkpoint", "mean_loss"]
+__all__ = ["Options", "StepRecord", "WeightedTrainer", "build", "forget_checkpoints", "last_checkpoint", "mean_loss"]
 
 _COMPLETE = "complete"
 _EAGER_TOKENS = 256  # up to here plain attention beats the CPU's fused kernel; beyond, its B·heads·L² memory hurts
@@ -166,7 +173,7 @@ def build(
         options: how to optimise.
         on_step: called after every step.
     """
-    cuda, dtype = torch.cuda.is_available(), autocast_dtype()
+    cuda, dtype, unsloth = torch.cuda.is_available(), _autocast(model), backends.name_of(model) == "unsloth"
     if not cuda and max(len(row) for row in rows) <= _EAGER_TOKENS:
         model.get_base_model().set_attn_implementation("eager")
     config = SFTConfig(
@@ -175,14 +182,21 @@ def build(
         per_device_train_batch_size=max(len(batch) for batch in batches),
         learning_rate=options.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=options.warmup_ratio,
+        # of less than one step the library would make one, at learning rate 0: one step would train nothing
+        warmup_steps=options.warmup_ratio if options.warmup_ratio * len(batches) >= 1 else 0,
         weight_decay=0.01,
-        optim="adamw_torch",
+        gradient_accumulation_steps=1,
+        optim="adamw_8bit" if unsloth else "adamw_torch",  # Unsloth loads no model without bitsandbytes
         bf16=dtype == "bf16",
         fp16=dtype == "fp16",
         use_cpu=not cuda,
-        gradient_checkpointing=options.gradient_checkpointing,
+        # Unsloth armed its own with the adapters; to switch TRL's on would put that in its place
+        gradient_checkpointing=options.gradient_checkpointing and not unsloth,
         max_length=None,  # TRL's default would cut completions
+        padding_free=False,
+        loss_type="nll",  # the loss is ours; TRL's default would patch the model for another
+        auto_find_batch_size=False,
+        torch_empty_cache_steps=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         label_names=["labels"],
@@ -211,6 +225,12 @@ def build(
     return trainer
 
 
+def _autocast(model: Any) -> str:
+    """Return "bf16", "fp16" or "" for training `model` here; on a GPU as its 16-bit weights are, or none trains."""
+    kept = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(model.get_input_embeddings().weight.dtype)
+    return kept if kept and torch.cuda.is_available() else autocast_dtype()
+
+
 def mean_loss(trainer: WeightedTrainer, rows: Sequence[TokenRow], batch_size: int) -> float:
     """Return the weighted mean loss a completion token over `rows`, without dropout or gradients."""
     columns, order = _columns(rows), sorted(range(len(rows)), key=lambda row: len(rows[row]))
@@ -234,6 +254,13 @@ def last_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(path)
     return whole[max(whole)] if whole else None
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove the weights checkpoints in `folder`."""
+    for path in folder.glob("checkpoint-*"):
+        if path.name.removeprefix("checkpoint-").isdecimal():
+            shutil.rmtree(path)
 
 
 def _columns(rows: Sequence[TokenRow]) -> list[dict[str, Any]]:
