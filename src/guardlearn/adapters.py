@@ -1,6 +1,7 @@
 """Finished adapters: published from a job folder with what they learned from beside them.
 
-An adapter folder is what PEFT writes, plus `guardlearn.json`: the job's manifest and the training's result.
+An adapter folder is what PEFT writes, plus `guardlearn.json`: the job's manifest and the training's result, or what
+`save_trained_model` knew.
 """
 
 from __future__ import annotations
@@ -12,34 +13,29 @@ from typing import Any
 
 from guardlearn.digests import digest_file
 from guardlearn.errors import ModelError
+from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, placed
 
-__all__ = ["MANIFEST", "adapter_digest", "publish", "read_manifest"]
+__all__ = ["MANIFEST", "WEIGHTS", "adapter_digest", "publish", "read_manifest"]
 
-MANIFEST = "guardlearn.json"
-_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
+"""File of an adapter's folder that holds its weights."""
 
 
 def publish(job: Path, to: Path) -> Path:
     """Copy a finished job's adapter to `to`, with its manifest; moved into place last.
 
     Raises:
-        ModelError: `to` holds something that is no adapter.
+        ModelError: `to` holds something that is no adapter, or the disk does not take it; `to` is then as it was.
     """
-    if to.exists() and not (to / "adapter_config.json").is_file():
+    if to.exists() and not (to / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{to} exists and is no adapter folder; choose another place for the adapter")
-    staged, old = to.with_name(f".{to.name}.new"), to.with_name(f".{to.name}.old")
-    for leftover in (staged, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(job / "adapter", staged)
     content = {
         "manifest": json.loads((job / "manifest.json").read_text(encoding="utf-8")),
         "result": json.loads((job / "result.json").read_text(encoding="utf-8")),
     }
-    (staged / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if to.exists():
-        to.rename(old)
-    staged.rename(to)
-    shutil.rmtree(old, ignore_errors=True)
+    with placed(to, replaces=ADAPTER_CONFIG) as staged:
+        shutil.copytree(job / "adapter", staged, dirs_exist_ok=True)
+        (staged / MANIFEST).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return to
 
 
@@ -49,17 +45,19 @@ def read_manifest(adapter: Path) -> dict[str, Any] | None:
     Raises:
         ModelError: no adapter there, or its manifest is unreadable.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise ModelError(f"{adapter} is no adapter folder (no adapter_config.json); train one or name another")
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{adapter} is no adapter folder (no {ADAPTER_CONFIG}); train one or name another")
     path = adapter / MANIFEST
     if not path.is_file():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["manifest"]
-    except (ValueError, KeyError) as error:
+        manifest = json.loads(path.read_text(encoding="utf-8")).get("manifest")
+    except (ValueError, AttributeError) as error:
         raise ModelError(
             f"{path} is not readable as an adapter's manifest ({error}); publish the adapter again"
         ) from error
+    if manifest is not None and not isinstance(manifest, dict):
+        raise ModelError(f"{path} holds no adapter's manifest but {manifest!r:.40}; publish the adapter again")
     return manifest
 
 
@@ -69,7 +67,7 @@ def adapter_digest(adapter: Path) -> str:
     Raises:
         ModelError: no weights there.
     """
-    weights = adapter / _WEIGHTS
+    weights = adapter / WEIGHTS
     if not weights.is_file():
-        raise ModelError(f"{adapter} holds no {_WEIGHTS}; the training did not finish, or the folder is no adapter")
+        raise ModelError(f"{adapter} holds no {WEIGHTS}; the training did not finish, or the folder is no adapter")
     return digest_file(weights)

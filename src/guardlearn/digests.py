@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest_bytes", "digest_file", "digest_files", "digest_json", "digest_text"]
+__all__ = ["digest_bytes", "digest_file", "digest_files", "digest_json", "digest_model", "digest_text"]
 
 
 def digest_bytes(data: bytes) -> str:
@@ -38,3 +38,8 @@ def digest_files(folder: Path, *patterns: str) -> str:
     """Return one SHA-256 over the names and contents of the files in `folder` that match any glob pattern."""
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     return digest_json({path.name: digest_file(path) for path in found})
+
+
+def digest_model(folder: Path) -> str:
+    """Return the digest of a model folder's configuration and weights, by which manifests name a base model."""
+    return digest_files(folder, "config.json", "*.safetensors", "pytorch_model*.bin")

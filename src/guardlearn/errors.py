@@ -18,6 +18,10 @@ Every message is one line: what was wrong, the value, what is allowed, what to d
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
 __all__ = [
     "BackendUnavailable",
     "DataError",
@@ -32,6 +36,7 @@ __all__ = [
     "RepositoryError",
     "UsageError",
     "missing_library",
+    "write_failure",
 ]
 
 
@@ -108,3 +113,25 @@ def missing_library(library: str, extra: str, purpose: str) -> BackendUnavailabl
         purpose: what needs it, as a noun phrase.
     """
     return BackendUnavailable(f"{purpose} needs {library}; run: pip install 'guardlearn[{extra}]'")
+
+
+def write_failure(error: BaseException) -> str | None:
+    """Return the system's words where `error`, or what led to it, is a disk that took no more; else None.
+
+    safetensors and tokenizers raise errors of their own for it, and torch loses the system's reason.
+    """
+    chain: list[BaseException] = [error]
+    while (earlier := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(earlier)
+    for cause in chain:
+        named = re.search(r"(?:\[Errno |\(os error )(\d+)", str(cause))  # shutil's list of failures; Rust's wording
+        number = getattr(cause, "errno", None) or (int(named[1]) if named else None)
+        if number in _DISK_ERRORS:
+            return os.strerror(number)
+    if any(said in str(cause) for cause in chain for said in ("PytorchStreamWriter", "unexpected pos")):
+        return "torch could not write a whole file"
+    return None
+
+
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+"""Full, over quota, file over the process's limit, read-only, broken."""
