@@ -1,5 +1,6 @@
 """Views: weights, budgets, drops."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from guardlearn.errors import UsageError
 from guardlearn.formatting import examples
 from guardlearn.prompts import Renderer
-from guardlearn.types import View
+from guardlearn.types import ArtifactStatus, View
 from training_samples import trace
 
 BOTH = (View.FIRST_ATTEMPT, View.REPAIR)
@@ -82,6 +83,14 @@ def test_a_trace_without_history_has_no_repair():
     formatted = shape([trace(1, retries=0)], (View.REPAIR,))
     assert formatted.examples == []
     assert formatted.dropped == {"no history for the repair view": 1}
+
+
+def test_a_rejected_artifact_is_never_imitated():
+    good, bad = trace(1), trace(2)
+    bad = msgspec.structs.replace(bad, item=msgspec.structs.replace(bad.item, status=ArtifactStatus.REJECTED))
+    formatted = shape([bad, good])
+    assert {row.trace_id for row in formatted.examples} == {good.item.id}
+    assert formatted.left_out == [(bad.item.id, "not accepted: only an accepted artifact is worth imitating")]
 
 
 @pytest.mark.parametrize("views", [(), ("repair", "repair"), ("first_attempt", "third")])

@@ -126,3 +126,32 @@ def test_the_digest_changes_with_renderer_template_and_tokenizer(tokenizer):
 def test_the_guides_prompt_takes_dicts_and_cuts_nothing():
     text = format_prompt("spec", [{"artifact": "x" * 900, "feedback": "no"}])
     assert "x" * 900 in text and text.startswith("spec") and text.endswith("no")
+
+
+def test_the_guides_headings_are_a_layout_of_their_own():
+    config = PromptConfig(retry="artifact", layout="guide")
+    (message,) = Renderer(config=config).messages("Ψ", "", HISTORY[:1])
+    assert message["content"] == (
+        "### Specification\nΨ\n\n### Previous Attempts and Feedback\n"
+        "**Attempt:**\n```\ncode 1\n```\n\n**Feedback:** feedback 1\n\n### Solution\n"
+    )
+    assert format_prompt("Ψ", layout="guide") == "### Specification\nΨ\n\n### Solution\n"
+    assert format_prompt("Ψ", HISTORY[:1], constraints="Ω", layout="guide") == "Ω\n\n" + message["content"]
+
+
+def test_a_headed_prompt_is_fitted_as_any_other():
+    def words(messages):
+        return sum(len(message["content"].split()) for message in messages)
+
+    renderer = Renderer(config=PromptConfig(layout="guide"))
+    fitted = renderer.fit("Ψ", "Ω", HISTORY, words, budget=20)[-1]["content"]
+    assert "### Previous Attempts and Feedback\n(earlier feedback left out)\n\n**Feedback:** feedback 5" in fitted
+    assert fitted.endswith("\n\n### Solution\n")
+
+
+def test_special_tokens_that_overlap_or_hold_each_other_are_all_broken_up():
+    special = ("aXa", "<s>", "<s><s>")
+    for text in ("aXaXa", "<s><s><s>", "<<s>s>", "aXaaXa<s>"):
+        broken = Renderer(special_tokens=special).neutralise(text)
+        assert not any(token in broken for token in special)
+        assert broken.replace("\u200b", "") == text

@@ -14,9 +14,12 @@ import msgspec
 
 from guardlearn.errors import UsageError
 from guardlearn.prompts import Renderer
-from guardlearn.types import Example, FeedbackEntry, Message, TrainingTrace, View
+from guardlearn.types import ArtifactStatus, Example, FeedbackEntry, Message, TrainingTrace, View
 
-__all__ = ["Formatted", "examples"]
+__all__ = ["NOT_ACCEPTED", "NO_HISTORY", "Formatted", "chosen_views", "examples"]
+
+NO_HISTORY = "no history for the repair view"
+NOT_ACCEPTED = "not accepted: only an accepted artifact is worth imitating"
 
 
 class Formatted(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,16 +58,19 @@ def examples(
     Raises:
         UsageError: no view, an unknown or a repeated one, or a limit without the counters.
     """
-    wanted = _views(views)
+    wanted = chosen_views(views)
     if max_length is not None and (count_tokens is None or count_completion is None):
         raise UsageError(f"max_length {max_length} needs count_tokens and count_completion; pass them, or no limit")
     rows: list[Example] = []
     left_out: list[tuple[str, str]] = []
     for trace in traces:
+        if trace.item.status is not ArtifactStatus.ACCEPTED:
+            left_out.append((trace.item.id, NOT_ACCEPTED))
+            continue
         kept: list[tuple[View, tuple[Message, ...]]] = []
         applicable = [view for view in wanted if view is not View.REPAIR or trace.history]
         if not applicable:
-            left_out.append((trace.item.id, "no history for the repair view"))
+            left_out.append((trace.item.id, NO_HISTORY))
         for view in applicable:
             history = trace.history if view is View.REPAIR else ()
             prompt = _prompt(trace, history, renderer, count_tokens, count_completion, max_length)
@@ -86,7 +92,12 @@ def examples(
     return Formatted(examples=rows, left_out=left_out)
 
 
-def _views(views: Sequence[View | str]) -> list[View]:
+def chosen_views(views: Sequence[View | str]) -> list[View]:
+    """Return views as values.
+
+    Raises:
+        UsageError: no view, an unknown or a repeated one.
+    """
     try:
         wanted = [View(view) for view in views]
     except ValueError as error:
