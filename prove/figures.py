@@ -1,11 +1,10 @@
-"""The figures of README.md, from docs/evidence/*.json: `python prove/figures.py` rewrites them, a test compares."""
+"""What README.md shows of docs/evidence/*.json: `python prove/figures.py` rewrites it, a test compares."""
 
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
-BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 
 def load(name):
@@ -16,7 +15,12 @@ def percent(value):
     return f"{100 * value:.1f} %"
 
 
-def render():
+def program():
+    """Return what the README's program printed."""
+    return f"```\n{load('readme')['result']['stdout'].rstrip()}\n```\n"
+
+
+def figures():
     """Return the table of the demo's two runs and the time it takes."""
     runs = {"as committed": load("demo"), "families swapped": load("demo_swapped")}
     rows = ["| held-out | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
@@ -57,11 +61,22 @@ def points(difference):
     return f"+{100 * difference['rate']:.1f} [{100 * difference['low']:.1f}, {100 * difference['high']:.1f}]"
 
 
+BLOCKS = {"program": program, "figures": figures}
+"""Each stands between two comments of its name."""
+
+
+def fences(name):
+    return f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+
+
 def main():
     readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(before + BEGIN + render() + END + after, encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    for name, render in BLOCKS.items():
+        begin, end = fences(name)
+        before, rest = text.split(begin)
+        text = before + begin + render() + end + rest.split(end)[1]
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

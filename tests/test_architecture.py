@@ -10,12 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
-    "errors digests types predicates prompts dag guards generators models attempts collect traces formatting jobs "
-    "training statistics evidence evaluation adapters report gate loop pipeline engines demo cli __main__"
+    "errors digests types predicates prompts dag guards generators models attempts collect selections traces "
+    "formatting formats jobs training statistics evidence evaluation improvement adapters merging report gate "
+    "loop pipeline engines demo cli __main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",
-    "matplotlib", "datasketch", "pandas", "huggingface_hub",
+    "matplotlib", "datasketch", "pandas", "pyarrow", "huggingface_hub",
 )  # fmt: skip
 TRAINER_MAY_IMPORT = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "unsloth"}
 

@@ -3,10 +3,14 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import guardlearn
 from guardlearn import ArtifactDAG, ArtifactStatus, Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -21,33 +25,56 @@ def figures():
     return module
 
 
-def test_the_figures_are_those_of_the_evidence():
+@pytest.mark.parametrize("name", ["program", "figures"])
+def test_what_is_shown_is_the_evidence(name):
     module = figures()
-    assert README.split(module.BEGIN)[1].split(module.END)[0] == module.render()
+    begin, end = module.fences(name)
+    assert README.split(begin)[1].split(end)[0] == module.BLOCKS[name]()
+
+
+def proofs():
+    (line,) = [line for line in (ROOT / "prove" / "run.py").read_text().splitlines() if line.startswith("PROOFS")]
+    return re.findall(r'"(\w+)"', line)
+
+
+def test_the_guides_table_is_true():
+    """Every function of the README's table loads; every command and option in it exists."""
+    import typer.main
+
+    from guardlearn.cli import app
+
+    table = README.split("| guide | function | command |")[1].split("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines()[2:]]
+    assert [row[1].split()[0] for row in rows] == list("23456789")
+    names = [name for row in rows for name in re.findall(r"`(\w+)`", row[2])]
+    assert len(names) > 15 and all(getattr(guardlearn, name) for name in names)
+    commands = typer.main.get_command(app).commands
+    for command, options in re.findall(r"`guardlearn ([a-z]+)([^`]*)`", table):
+        known = {name for option in commands[command].params for name in option.opts}
+        assert set(re.findall(r"--[a-z-]+", options)) <= known
+
+
+def test_every_file_of_the_tree_is_there():
+    tree = README.split("src/guardlearn/\n")[1].split("```")[0]
+    names = [name for line in tree.splitlines() for name in re.findall(r"\b[a-z_]+(?:\.py|/)", line[:28])]
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / "src" / "guardlearn" / name).exists()] == []
 
 
 def test_every_proof_on_file_held():
     files = sorted((ROOT / "docs" / "evidence").glob("*.json"))
-    assert {"demo", "demo_swapped", "clean_demo", "pairs"} <= {file.stem for file in files}
+    assert {file.stem for file in files} == set(proofs())
     assert [file.stem for file in files if json.loads(file.read_text())["holds"] is not True] == []
 
 
 def test_the_ten_line_program_runs(tmp_path, tiny_model):
-    words = "river stone cloud ember willow harbor lantern meadow copper thistle granite orchard".split()
-    with (tmp_path / "log.jsonl").open("w") as log:
-        for number, word in enumerate(words):
-            line = {
-                "prompt": f"Tell the {word} how the {words[number - 1]} was lost in year {number}",
-                "session_id": word,
-            }
-            log.write(json.dumps(line | {"answer": word, "passed": False, "error": f"say {word} loudly"}) + "\n")
-            log.write(json.dumps(line | {"answer": word.upper(), "passed": True, "error": ""}) + "\n")
+    shutil.copy(ROOT / "examples" / "log.jsonl", tmp_path)
     program = BLOCKS[0]
-    assert len(program.strip().splitlines()) <= 10
+    assert len([line for line in program.splitlines() if line]) <= 10
     (tmp_path / "program.py").write_text(program.replace('"demo"', repr(str(tiny_model))))
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "24 attempts, 0 known before\n"
+    assert re.fullmatch(r"221 attempts read\nbefore:\n.*\nafter:\n.*\n", done.stdout, re.DOTALL)
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
 
 

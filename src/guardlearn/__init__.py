@@ -24,6 +24,8 @@ _EXPORTS = {
     "GuardlearnError": "errors",
     "PromptConfig": "prompts",
     "Renderer": "prompts",
+    "format_alpaca": "prompts",
+    "format_full_example": "prompts",
     "format_prompt": "prompts",
     "ArtifactDAG": "dag",
     "Φ_action_pair": "predicates",
@@ -41,13 +43,17 @@ _EXPORTS = {
     "parse": "predicates",
     "policy": "predicates",
     "refinement": "predicates",
+    "import_log": "dag.importers.log",
     "load_guard": "guards",
     "SamplingConfig": "generators",
     "open_generator": "generators",
+    "explain_selection": "traces",
     "extract_traces": "traces",
     "extract_training_data": "traces",
     "get_provenance_chain": "traces",
     "sparse_reward": "traces",
+    "format_traces": "formats",
+    "write_rows": "formats",
     "TrainingConfig": "jobs",
     "run_job": "jobs",
     "write_job": "jobs",
@@ -56,20 +62,37 @@ _EXPORTS = {
     "save_trained_model": "training",
     "train_on_traces": "training",
     "evaluate": "evaluation",
+    "evaluate_improvement": "improvement",
+    "generate": "improvement",
+    "incremental_training_loop": "loop",
+    "load_training_checkpoint": "loop",
+    "save_training_checkpoint": "loop",
+    "MergeReport": "merging",
+    "merge_adapter": "merging",
     "run_training_pipeline": "pipeline",
     "train_from_repository": "pipeline",
 }
 
 if TYPE_CHECKING:
     from guardlearn.dag import ArtifactDAG as ArtifactDAG
+    from guardlearn.dag.importers.log import import_log as import_log
     from guardlearn.errors import GuardlearnError as GuardlearnError
     from guardlearn.evaluation import evaluate as evaluate
+    from guardlearn.formats import format_traces as format_traces
+    from guardlearn.formats import write_rows as write_rows
     from guardlearn.generators import SamplingConfig as SamplingConfig
     from guardlearn.generators import open_generator as open_generator
     from guardlearn.guards import load_guard as load_guard
+    from guardlearn.improvement import evaluate_improvement as evaluate_improvement
+    from guardlearn.improvement import generate as generate
     from guardlearn.jobs import TrainingConfig as TrainingConfig
     from guardlearn.jobs import run_job as run_job
     from guardlearn.jobs import write_job as write_job
+    from guardlearn.loop import incremental_training_loop as incremental_training_loop
+    from guardlearn.loop import load_training_checkpoint as load_training_checkpoint
+    from guardlearn.loop import save_training_checkpoint as save_training_checkpoint
+    from guardlearn.merging import MergeReport as MergeReport
+    from guardlearn.merging import merge_adapter as merge_adapter
     from guardlearn.pipeline import run_training_pipeline as run_training_pipeline
     from guardlearn.pipeline import train_from_repository as train_from_repository
     from guardlearn.predicates import Φ_action_pair as Φ_action_pair
@@ -89,7 +112,10 @@ if TYPE_CHECKING:
     from guardlearn.predicates import refinement as refinement
     from guardlearn.prompts import PromptConfig as PromptConfig
     from guardlearn.prompts import Renderer as Renderer
+    from guardlearn.prompts import format_alpaca as format_alpaca
+    from guardlearn.prompts import format_full_example as format_full_example
     from guardlearn.prompts import format_prompt as format_prompt
+    from guardlearn.traces import explain_selection as explain_selection
     from guardlearn.traces import extract_traces as extract_traces
     from guardlearn.traces import extract_training_data as extract_training_data
     from guardlearn.traces import get_provenance_chain as get_provenance_chain

@@ -24,7 +24,7 @@ from guardlearn.attempts import Attempt, ChainKey, attempt_chains
 from guardlearn.digests import digest_file, digest_json, digest_text
 from guardlearn.errors import DataError, LeakageError, ModelError, UsageError
 from guardlearn.evidence import Evidence
-from guardlearn.prompts import Renderer
+from guardlearn.prompts import PromptConfig, Renderer
 from guardlearn.types import FeedbackEntry, Generation, Generator, Guard, OnProgress, Specification, Verdict
 
 __all__ = ["Evidence", "check_leakage", "evaluate"]
@@ -75,7 +75,7 @@ def evaluate(
         raise UsageError("no specifications to evaluate; give at least one, better 100 in 37 groups or more")
     if manifest is not None:
         check_leakage(specs, manifest)
-        _check_prompts(generator, manifest)
+        _check_prompts(generator, renderer, manifest)
     plan = _plan(specs, generator, guard, adapter, renderer, r_max, samples, seed)
     steps = len(specs) * samples * r_max
     # the candidate first: an adapter that cannot be used says so before the base has cost any time
@@ -138,7 +138,13 @@ def check_leakage(specs: Sequence[Specification], manifest: Mapping[str, Any]) -
         raise LeakageError(f"{leaks[0]}{more}; evaluate on held-out specifications")
 
 
-def _check_prompts(generator: Generator, manifest: Mapping[str, Any]) -> None:
+def _check_prompts(generator: Generator, renderer: Renderer, manifest: Mapping[str, Any]) -> None:
+    written = manifest.get("prompts")  # jobs of earlier versions do not say
+    if written is not None and PromptConfig(**written) != renderer.config:
+        raise ModelError(
+            f"the adapter was trained with prompts {written}, the renderer asks with {renderer.settings()}; evaluate "
+            "with Renderer(config=PromptConfig(...)) of the training"
+        )
     trained, asked = str(manifest.get("template_digest", "")), generator.prompt_digest
     if trained and asked and trained != asked:
         raise ModelError(

@@ -17,24 +17,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from guardlearn.digests import digest_bytes, digest_file, digest_files, digest_json, digest_text
+from guardlearn.digests import digest_bytes, digest_file, digest_files, digest_json, digest_model, digest_text
 from guardlearn.errors import JobError, ModelError, NoTracesError, UsageError, missing_library
 from guardlearn.formatting import Formatted, examples
 from guardlearn.prompts import PromptConfig, Renderer, encode_completion, encode_prompt, special_tokens, template_digest
 from guardlearn.traces import Extraction
 from guardlearn.types import Example, OnProgress, Side, TrainingTrace, View
 
-__all__ = ["JobResult", "JobSummary", "TrainingConfig", "run_job", "write_job"]
+__all__ = ["JobResult", "JobSummary", "TrainingConfig", "provenance", "run_job", "write_job"]
 
-_FORMAT = 1  # layout of the folder; the training process refuses another
+_FORMAT = 2  # layout of the folder; the training process refuses another
+_READ_SECONDS = 5.0  # the last words of an ended process are in its pipe; another may hold that open
 _ENVIRONMENT = {
     # glibc hands large freed blocks back to the system at once, and each training step pays for them again
     "MALLOC_MMAP_THRESHOLD_": "2000000000",
@@ -55,6 +57,8 @@ class TrainingConfig:
     """What each trace becomes."""
     retry: Literal["feedback", "artifact"] = "feedback"
     """A repair prompt shows the feedback only, or the rejected artifact too; as the traces were collected."""
+    layout: Literal["plain", "guide"] = "plain"
+    """How a prompt is laid out, as `PromptConfig.layout`; as the traces were collected."""
     max_length: int = 1024
     """Most tokens of a row, prompt and completion; longer ones are dropped and counted."""
     epochs: float = 3.0
@@ -76,11 +80,13 @@ class TrainingConfig:
     save_steps: int | None = None
     """Steps between weights checkpoints, from which a killed training resumes; None: a tenth of the steps."""
     gradient_checkpointing: bool = False
-    """True trades about a third of the speed for memory; for long rows on a GPU."""
+    """True trades about a third of the speed for memory; for long rows on a GPU. Unsloth always uses its own."""
+    load_in_4bit: bool = False
+    """True quantises the frozen base weights while training, for memory; needs CUDA and bitsandbytes, else refused."""
     method: str = "sft"
     """Supervised fine-tuning on accepted artifacts."""
     backend: str = "auto"
-    """"auto" or "trl"."""
+    """"trl", "unsloth" (needs CUDA), or "auto": unsloth where it can run, else trl."""
 
     def __post_init__(self) -> None:
         positive = {"max_length", "epochs", "batch_size", "learning_rate", "lora_r", "lora_alpha"}
@@ -91,13 +97,13 @@ class TrainingConfig:
         if not 0 <= self.warmup_ratio < 1:
             raise UsageError(f"warmup_ratio is {self.warmup_ratio!r}; it must lie in [0, 1)")
         choices: dict[str, tuple[str, ...]] = {
-            "retry": ("feedback", "artifact"),
             "method": ("sft",),
-            "backend": ("auto", "trl"),
+            "backend": ("auto", "trl", "unsloth"),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise UsageError(f"{field} {getattr(self, field)!r} is unknown; choose {' or '.join(allowed)}")
+        PromptConfig(retry=self.retry, layout=self.layout)  # refuses what it does not know
         if Path(self.base_model).is_absolute():
             raise UsageError(f"base_model {self.base_model!r} is a path; give a name, a job folder holds no path")
 
@@ -145,7 +151,8 @@ def write_job(
     config = config or TrainingConfig()
     config = dataclasses.replace(config, base_model=config.base_model or model_path.name)
     tokenizer = _tokenizer(model_path)
-    renderer = Renderer(config=PromptConfig(retry=config.retry), special_tokens=special_tokens(tokenizer))
+    prompts = PromptConfig(retry=config.retry, layout=config.layout)
+    renderer = Renderer(config=prompts, special_tokens=special_tokens(tokenizer))
     shaped: dict[Side, Formatted] = {}
     for step, side in enumerate((Side.TRAIN, Side.VALIDATION)):
         traces = [trace for trace in extraction.traces if trace.side is side]
@@ -169,9 +176,10 @@ def write_job(
         "validation.jsonl": _lines(validation.examples),
     }
     manifest = _manifest(extraction, shaped, config) | {
+        "prompts": renderer.settings(),
         "template_digest": template_digest(tokenizer, renderer),
         "tokenizer_digest": digest_files(model_path, "tokenizer*", "vocab*", "merges.txt", "chat_template*"),
-        "base_model_digest": digest_files(model_path, "config.json", "*.safetensors", "pytorch_model*.bin"),
+        "base_model_digest": digest_model(model_path),
         "files": {name: digest_bytes(data) for name, data in files.items()},
     }
     files["manifest.json"] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
@@ -180,6 +188,17 @@ def write_job(
     return JobSummary(
         folder=folder, rows=len(train.examples), validation_rows=len(validation.examples), dropped=dict(dropped)
     )
+
+
+def provenance(traces: Sequence[TrainingTrace]) -> dict[str, Any]:
+    """Return what a manifest says of the traces that were trained; `evaluation.check_leakage` reads it."""
+    ids = [trace.item.id for trace in traces]
+    return {
+        "item_ids": ids,
+        "item_ids_digest": digest_json(ids),
+        "specification_digests": sorted({digest_text(trace.item.specification) for trace in traces}),
+        "groups": sorted({trace.group for trace in traces}),
+    }
 
 
 def run_job(
@@ -200,17 +219,18 @@ def run_job(
     """
     folder = folder.resolve()
     command = [python or sys.executable, "-m", "guardlearn.training", str(folder), "--model", str(model_path.resolve())]
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
-        _process([*command, "--attached"], errors) as process,
-    ):
-        assert process.stdout is not None
+    errors: list[str] = []
+    with _process([*command, "--attached"]) as process:
+        assert process.stdout is not None and process.stderr is not None
+        # read beside stdout, so that neither pipe fills; a file would be lost where the disk is full
+        reader = threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True)
+        reader.start()
         for line in process.stdout:
             _relay(line, on_progress)
         code = process.wait()
+        reader.join(_READ_SECONDS)
         if code != 0:
-            errors.seek(0)
-            raise JobError(_failure(errors.read(), code, folder))
+            raise JobError(_failure(errors, code, folder))
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return JobResult(adapter=folder / "adapter", result=result)
 
@@ -249,17 +269,12 @@ def _toml(config: TrainingConfig) -> str:
 
 def _manifest(extraction: Extraction, shaped: dict[Side, Formatted], config: TrainingConfig) -> dict[str, Any]:
     trained_ids = {row.trace_id for row in shaped[Side.TRAIN].examples}
-    trained = [trace for trace in extraction.traces if trace.item.id in trained_ids]
-    ids = [trace.item.id for trace in trained]
     return {
         "format": _FORMAT,
         "predicate": extraction.predicate,
         "checkpoint": {"seq": extraction.checkpoint.seq, "item_id": extraction.checkpoint.item_id},
         "sides_digest": extraction.sides_digest,
-        "item_ids": ids,
-        "item_ids_digest": digest_json(ids),
-        "specification_digests": _digests(trained),
-        "groups": sorted({trace.group for trace in trained}),
+        **provenance([trace for trace in extraction.traces if trace.item.id in trained_ids]),
         "rows": len(shaped[Side.TRAIN].examples),
         "validation_rows": len(shaped[Side.VALIDATION].examples),
         "left_out": [list(entry) for side in (Side.TRAIN, Side.VALIDATION) for entry in shaped[side].left_out],
@@ -267,10 +282,6 @@ def _manifest(extraction: Extraction, shaped: dict[Side, Formatted], config: Tra
         "parent_adapter": None,  # training starts from the base
         "seed": config.seed,
     }
-
-
-def _digests(traces: list[TrainingTrace]) -> list[str]:
-    return sorted({digest_text(trace.item.specification) for trace in traces})
 
 
 def _place(folder: Path, files: dict[str, bytes]) -> None:
@@ -296,12 +307,17 @@ def _place(folder: Path, files: dict[str, bytes]) -> None:
 
 
 @contextmanager
-def _process(command: list[str], errors: IO[str]) -> Iterator[subprocess.Popen[str]]:
+def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Run the trainer with a pipe as its stdin: it ends when the pipe does, so it never outlives us."""
     environment = _ENVIRONMENT | dict(os.environ)
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
     except OSError as error:
         raise JobError(f"cannot start {command[0]} ({error.strerror}); give --python an interpreter") from error
@@ -309,7 +325,7 @@ def _process(command: list[str], errors: IO[str]) -> Iterator[subprocess.Popen[s
         yield process
     finally:
         process.kill()  # nothing to kill after a wait
-        for pipe in (process.stdin, process.stdout):
+        for pipe in (process.stdin, process.stdout, process.stderr):
             assert pipe is not None
             pipe.close()
         process.wait()
@@ -328,8 +344,8 @@ def _relay(line: str, on_progress: OnProgress | None) -> None:
     on_progress(event["step"], event["steps"], note)
 
 
-def _failure(errors: str, code: int, folder: Path) -> str:
-    lines = [line for line in errors.splitlines() if line.strip()]
+def _failure(errors: list[str], code: int, folder: Path) -> str:
+    lines = [line.strip() for line in errors if line.strip()]
     if code < 0:
         return f"the training process was killed by signal {-code}; the same command continues from its last checkpoint"
     return (

@@ -38,7 +38,9 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
     """Training rows; a trace gives one a view."""
     validation_rows: int
     dropped: dict[str, int]
-    """Traces and rows left out, by reason."""
+    """Selected items that became no trace, by reason."""
+    dropped_rows: dict[str, int]
+    """Rows that did not come to be, by reason."""
     result: dict[str, Any]
     """The training's own account: steps, losses, seconds, versions."""
 
@@ -82,7 +84,8 @@ def train_from_repository(
         traces=len(extraction.traces),
         rows=summary.rows,
         validation_rows=summary.validation_rows,
-        dropped=dict(extraction.dropped) | dict(summary.dropped),
+        dropped=extraction.dropped,
+        dropped_rows=summary.dropped,
         result=trained.result,
     )
 

@@ -236,18 +236,23 @@ class RepositoryItem(msgspec.Struct, frozen=True, kw_only=True):
         return self.artifact
 
     @property
-    def feedback_history(self) -> tuple[FeedbackEntry, ...]:
-        """H under the guide's name."""
-        return self.history
+    def feedback_history(self) -> list[dict[str, str]]:
+        """H under the guide's name and in its form: {artifact, feedback} dicts, oldest first (erratum 9)."""
+        return [{"artifact": entry.artifact, "feedback": entry.feedback} for entry in self.history]
 
 
 class TrainingTrace(msgspec.Struct, frozen=True, kw_only=True):
-    """τ's element: an accepted artifact with what it was conditioned on (Definition 22, Theorem 9)."""
+    """τ's element: an artifact with what it was conditioned on (Definition 22, Theorem 9).
+
+    The artifact is an accepted one, unless the extraction was asked for other verdicts.
+    """
 
     item: RepositoryItem
     history: tuple[FeedbackEntry, ...]
     group: str
     side: Side
+    attempts: tuple[RepositoryItem, ...] = ()
+    """The REJECTED attempts before it in its chain, oldest first; filled where the extraction was asked for them."""
 
     @property
     def retries(self) -> int:

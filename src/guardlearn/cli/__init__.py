@@ -16,6 +16,7 @@ from guardlearn.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     extract,
     import_log,
     run,
@@ -24,7 +25,7 @@ from guardlearn.cli import (
     train,
     verify,
 )
-from guardlearn.errors import GuardlearnError
+from guardlearn.errors import GuardlearnError, write_failure
 
 __all__ = ["app", "main"]
 
@@ -48,6 +49,7 @@ app.command("extract")(extract.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("run")(run.command)
+app.command("export")(export.command)
 
 
 def _version(value: bool) -> None:
@@ -73,9 +75,20 @@ def main() -> None:
     except KeyboardInterrupt:
         print("guardlearn: stopped; the same command continues", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of stdout (head, less) has gone; nothing is wrong here
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _stop_writing(error)
         sys.exit(1)
+
+
+def _stop_writing(error: OSError) -> None:
+    """End where nothing more can be written: the reader of stdout (head, less) has gone, or a disk is full."""
+    reason = write_failure(error)
+    if reason is not None:
+        what = f"{error.filename} cannot be written" if error.filename else "cannot write"
+        print(f"guardlearn: {what} ({reason}); make room, then run the same command again", file=sys.stderr)
+    elif not isinstance(error, BrokenPipeError):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what waits in its buffer would fail at exit too
 
 
 if __name__ == "__main__":

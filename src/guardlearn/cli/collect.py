@@ -34,7 +34,8 @@ def command(
 
     specifications = console.read_specifications(specs)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "seed": seed}
-    loop = open_loop(generator, model, adapter, guard, sampling)
+    manifest = adapters.read_manifest(adapter) if adapter else None
+    loop = open_loop(generator, model, adapter, guard, sampling, manifest)
     digest = adapters.adapter_digest(adapter) if adapter else ""
     with ArtifactDAG.open_or_create(db) as dag, console.progress("collect") as on_progress:
         summary = collect(

@@ -22,7 +22,6 @@ def command(
     from guardlearn.demo.run import LIMITS, run_demo
 
     result = run_demo(folder, console.progress, swap_groups=swap_groups)
-    report.write(folder, result.evidence, context=result, limits=LIMITS)
     if as_json:
         console.emit(result)
         return
@@ -31,4 +30,4 @@ def command(
         console.say(f"  note: {limit}")
     steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.seconds.items())
     console.say(f"seconds: {steps}; total {sum(result.seconds.values()):.0f}")
-    console.say(f"report: {folder / 'report.html'}")
+    console.say(f"report: {folder / report.PAGE}")

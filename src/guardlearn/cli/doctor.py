@@ -22,11 +22,12 @@ _NEEDS = {
     "fan-out over machines": (("ray",), "ray"),
     "figures": (("matplotlib",), "report"),
 }
+_UNSLOTH = ("unsloth", "unsloth_zoo", "bitsandbytes", "triton")
 
 
 def command(as_json: console.Json = False) -> None:
     """Say what runs here; exit 1 if the embedded default cannot."""
-    checks = [_python(), _database(), *_libraries(), _demo_model(), _device(), _sandbox()]
+    checks = [_python(), _database(), *_libraries(), _demo_model(), _device(), _unsloth(), _sandbox()]
     if as_json:
         console.emit({"ok": _ok(checks), "checks": checks})
     else:
@@ -82,6 +83,21 @@ def _device() -> dict[str, Any]:
     if torch.cuda.is_available():
         return _check("CUDA device", True, torch.cuda.get_device_name(0))
     return _check("CUDA device", False, f"{cores} CPU cores", "none needed: training runs on the CPU, more slowly")
+
+
+def _unsloth() -> dict[str, Any]:
+    """Say whether the unsloth backend could train here; its packages are looked up, never imported."""
+    what = "unsloth backend"
+    if importlib.util.find_spec("torch") is None:
+        return _check(what, False, "no torch", "pip install 'guardlearn[train]'")
+    from guardlearn.training.backends import lacks, remedy
+    from guardlearn.training.saving import versions
+
+    missing, there = lacks(), versions(*_UNSLOTH)
+    found = ", ".join(f"{name} {there[name]}" for name in _UNSLOTH if there[name] != "not installed") or "none"
+    if missing:
+        found += f"; missing: {', '.join(lack.what for lack in missing)}"
+    return _check(what, not missing, found, remedy(missing))
 
 
 def _sandbox() -> dict[str, Any]:

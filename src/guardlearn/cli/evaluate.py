@@ -12,6 +12,7 @@ from guardlearn.cli.options import AdapterOption, GuardOption, ModelOption, Rmax
 
 if TYPE_CHECKING:
     from guardlearn.evaluation import Evidence
+    from guardlearn.report import Story
 
 
 def command(
@@ -40,6 +41,7 @@ def command(
         console.emit(evidence)
     else:
         report.terminal(evidence)
+        console.say(f"report: {output / report.PAGE}")
 
 
 def measure(
@@ -52,8 +54,22 @@ def measure(
     samples: int,
     db: str | None,
     sampling: dict[str, Any],
+    story: Story | None = None,
 ) -> Evidence:
-    """Measure base and candidate and write evidence.json and report.html; `sampling` as in `SamplingConfig`."""
+    """Measure base and candidate and write evidence.json and report.html.
+
+    Args:
+        specs: file of the specifications.
+        guard: name of the guard.
+        output: gets evidence.json, report.html and the attempts.
+        model: base model.
+        adapter: the candidate's folder; None: the base alone.
+        rmax: R_max.
+        samples: chains per specification.
+        db: repository that notes the reading; None: none does.
+        sampling: as in `SamplingConfig`.
+        story: how the adapter was made; None: what stands beside the adapter.
+    """
     from guardlearn import adapters, report
     from guardlearn.cli.options import open_loop
     from guardlearn.dag import ArtifactDAG
@@ -61,7 +77,7 @@ def measure(
 
     specifications = console.read_specifications(specs)
     manifest = adapters.read_manifest(adapter) if adapter else None
-    loop = open_loop("transformers", model, None, guard, sampling)
+    loop = open_loop("transformers", model, None, guard, sampling, manifest)
     with console.progress("evaluate") as on_progress:
         evidence = evaluate(
             specifications,
@@ -80,5 +96,5 @@ def measure(
         with ArtifactDAG.load(db) as dag:
             digest = adapters.adapter_digest(adapter) if adapter else ""
             dag.record_reading(digest, dag.sides_digest(), len(specifications), "evaluate")
-    report.write(output, evidence)
+    report.write(output, evidence, story=story or (report.story_of_adapter(adapter) if adapter else None))
     return evidence

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from guardlearn.prompts import Renderer
+from guardlearn.prompts import PromptConfig, Renderer
 from guardlearn.types import Generator, Guard
 
 __all__ = ["AdapterOption", "GuardOption", "Loop", "ModelOption", "RmaxOption", "SeedOption", "open_loop"]
@@ -33,8 +34,18 @@ def open_loop(
     adapter: Path | None,
     guard: str,
     sampling: dict[str, Any],
+    learned_from: Mapping[str, Any] | None = None,
 ) -> Loop:
-    """Open the guard first (a typo costs nothing), then the generator; `sampling` as in `SamplingConfig`."""
+    """Open the guard first (a typo costs nothing), then the generator.
+
+    Args:
+        generator: a name that `open_generator` knows.
+        model: `demo`, a folder, or a hub name; for replay a file of answers.
+        adapter: adapter folder to start with.
+        guard: the guard's name.
+        sampling: as in `SamplingConfig`.
+        learned_from: manifest of the adapter that will answer: prompts are asked as it was trained with them.
+    """
     from guardlearn.generators import SamplingConfig, open_generator
     from guardlearn.guards import load_guard
     from guardlearn.models import resolve_model
@@ -42,5 +53,6 @@ def open_loop(
     checked = load_guard(guard)
     config = SamplingConfig(**sampling)
     folder = resolve_model(model) if generator == "transformers" else Path(model)
-    opened = open_generator(generator, folder, adapter=adapter, sampling=config)
-    return Loop(opened, checked, Renderer(special_tokens=opened.special_tokens))
+    prompts = PromptConfig(**(learned_from or {}).get("prompts", {}))
+    opened = open_generator(generator, folder, adapter=adapter, sampling=config, renderer=Renderer(config=prompts))
+    return Loop(opened, checked, Renderer(config=prompts, special_tokens=opened.special_tokens))

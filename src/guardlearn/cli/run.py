@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from guardlearn.cli import console, evaluate, train
 from guardlearn.cli.options import RmaxOption
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 from guardlearn.errors import UsageError
+
+if TYPE_CHECKING:
+    from guardlearn.dag import ArtifactDAG
+    from guardlearn.pipeline import PipelineResult
+    from guardlearn.report import Story
 
 
 def command(
@@ -39,16 +44,27 @@ def command(
     if (specs is None) != (guard is None):
         raise UsageError("--specs and --guard belong together: both to measure the adapter, or neither")
     predicate = chosen(policy, where)
-    with ArtifactDAG.load(db, read_only=True) as dag, console.progress("train") as on_progress:
-        config = TrainingConfig(max_steps=max_steps)
-        result = train_from_repository(dag, model, output, predicate=predicate, config=config, on_progress=on_progress)
+    config = TrainingConfig(max_steps=max_steps)
+    with ArtifactDAG.load(db, read_only=True) as dag:
+        with console.progress("train") as progress:
+            result = train_from_repository(dag, model, output, predicate=predicate, config=config, on_progress=progress)
+        story = _story(dag, output, model, result) if specs else None
     evidence = None
     if specs is not None and guard is not None:
         sampling = {"max_new_tokens": max_new_tokens}
-        evidence = evaluate.measure(specs, guard, output, model, output / "adapter", rmax, 1, db, sampling)
+        evidence = evaluate.measure(specs, guard, output, model, output / "adapter", rmax, 1, db, sampling, story)
     if as_json:
         console.emit({"training": result, "evidence": evidence})
         return
     train.tell(result)
     if evidence is not None:
         report.terminal(evidence)
+        console.say(f"report: {output / report.PAGE}")
+
+
+def _story(dag: ArtifactDAG, output: Path, model: str, result: PipelineResult) -> Story:
+    from guardlearn import report
+    from guardlearn.models import resolve_model
+
+    with console.progress("chains") as on_progress:
+        return report.story(dag, output / "job", resolve_model(model), dropped=result.dropped, on_progress=on_progress)

@@ -21,7 +21,7 @@ def command(
     policy: PolicyOption = None,
     where: WhereOption = None,
     view: Annotated[str, typer.Option(help="both | first_attempt | repair")] = "both",
-    backend: Annotated[str, typer.Option(help="auto | trl")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto | trl | unsloth")] = "auto",
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the rows.")] = 3.0,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this many steps, whatever the epochs.")
@@ -61,5 +61,5 @@ def tell(result: PipelineResult) -> None:
     """Say what was trained on, for people."""
     counts = [[result.selected, result.traces, result.rows, result.validation_rows]]
     console.table(result.predicate, ["selected", "traces", "rows", "validation rows"], counts)
-    console.say(f"dropped: {console.flat(result.dropped)}")
+    console.say(f"dropped: {console.flat(result.dropped | result.dropped_rows)}")
     console.say(f"adapter: {result.adapter}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from guardlearn import adapters, jobs
+from guardlearn import adapters, jobs, report
 from guardlearn.collect import CollectSummary, collect
 from guardlearn.dag import ArtifactDAG
 from guardlearn.demo.guard import house_style
@@ -56,6 +56,9 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     traces: int
     rows: int
     dropped: dict[str, int]
+    """Selected items that became no trace, by reason."""
+    dropped_rows: dict[str, int]
+    """Rows that did not come to be, by reason."""
     training: dict[str, Any]
     seconds: dict[str, float]
     """Wall seconds by step, summed over the runs it took."""
@@ -98,13 +101,17 @@ def run_demo(folder: Path, stage: Stage, *, swap_groups: bool = False) -> DemoRe
                 on_progress=progress,
             )
             dag.record_reading(adapters.adapter_digest(adapter), dag.sides_digest(), len(specs), "demo")
+        with stage("report") as progress, clock.step("report"):
+            story = report.story(dag, folder / "job", model, dropped=extraction.dropped, on_progress=progress)
+            report.write(folder, evidence, story=story, limits=LIMITS)
     return DemoResult(
         folder=str(folder),
         evidence=evidence,
         collected=collected,
         traces=len(extraction.traces),
         rows=summary.rows,
-        dropped=dict(extraction.dropped) | dict(summary.dropped),
+        dropped=extraction.dropped,
+        dropped_rows=summary.dropped,
         training=trained.result,
         seconds=clock.seconds,
     )
