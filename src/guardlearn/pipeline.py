@@ -95,6 +95,8 @@ def run_training_pipeline(
     model_name: str = "unsloth/llama-3-8b-Instruct",
     output_dir: str = "trained_model",
     filter_policy: str | Predicate = "refinement",
+    *,
+    load_in_4bit: bool | None = None,
 ) -> tuple[Any, Any]:
     """Run the guide's complete pipeline; return the base model with the new adapter on it, and its tokenizer.
 
@@ -103,12 +105,14 @@ def run_training_pipeline(
         model_name: `demo`, a folder, or a hub name.
         output_dir: gets `job/` and `adapter/`.
         filter_policy: "refinement", "all", "generator", "human", "high_value", "recent", or a predicate.
+        load_in_4bit: quantise the frozen base while training; None: where that is possible, as the guide does.
 
     Raises:
         UsageError: no such policy (a typo never trains on another one, errata 21).
         NoTracesError: the policy selects nothing.
     """
-    result = train_from_repository(dag, model_name, Path(output_dir), predicate=filter_policy)
-    from guardlearn.training import load_trained_model
+    from guardlearn.training import backends, load_trained_model
 
+    config = TrainingConfig(load_in_4bit=backends.can_4bit() if load_in_4bit is None else load_in_4bit)
+    result = train_from_repository(dag, model_name, Path(output_dir), predicate=filter_policy, config=config)
     return load_trained_model(str(resolve_model(model_name)), result.adapter)

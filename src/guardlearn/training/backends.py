@@ -25,6 +25,7 @@ __all__ = [
     "CHOICES",
     "Backend",
     "Lack",
+    "can_4bit",
     "choose",
     "known",
     "lacks",
@@ -156,18 +157,26 @@ def remedy(missing: Sequence[Lack]) -> str:
     return f"{place}run: {commands}" if commands else f"train the job folder {place}(docs/gpu.md)"
 
 
+def can_4bit() -> bool:
+    """Whether base weights can be quantised to 4 bit on this machine."""
+    return not _lacks_4bit()
+
+
 def require_4bit() -> None:
     """Refuse 4 bit where it is not possible, so that a job trains as it says or not at all.
 
     Raises:
         BackendUnavailable: no CUDA device, or no bitsandbytes.
     """
-    missing = _no_device() + _no_packages("bitsandbytes")
-    if missing:
+    if missing := _lacks_4bit():
         whats = " and ".join(lack.what for lack in missing)
         raise BackendUnavailable(
             f"load_in_4bit lacks {whats}; {remedy(missing)}, or write the job with load_in_4bit = false"
         )
+
+
+def _lacks_4bit() -> list[Lack]:
+    return _no_device() + _no_packages("bitsandbytes")
 
 
 def _no_device() -> list[Lack]:
