@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from guardlearn.prompts import fence
+
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 
@@ -17,7 +19,7 @@ def percent(value):
 
 def program():
     """Return what the README's program printed."""
-    return f"```\n{load('readme')['result']['stdout'].rstrip()}\n```\n"
+    return fence(load("readme")["result"]["stdout"].rstrip()) + "\n"
 
 
 def figures():
@@ -65,7 +67,7 @@ BLOCKS = {"program": program, "figures": figures}
 """Each stands between two comments of its name."""
 
 
-def fences(name):
+def comments(name):
     return f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
 
 
@@ -73,7 +75,7 @@ def main():
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for name, render in BLOCKS.items():
-        begin, end = fences(name)
+        begin, end = comments(name)
         before, rest = text.split(begin)
         text = before + begin + render() + end + rest.split(end)[1]
     readme.write_text(text, encoding="utf-8")

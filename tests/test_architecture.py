@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
     "errors digests caches types predicates prompts dag guards generators models attempts collect selections traces "
-    "formatting formats jobs training statistics evidence evaluation improvement adapters merging report gate "
-    "loop pipeline engines demo cli __main__"
+    "credentials formatting formats jobs training statistics evidence evaluation improvement adapters merging report "
+    "gate loop pipeline engines demo cli __main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",

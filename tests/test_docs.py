@@ -15,7 +15,7 @@ from guardlearn import ArtifactDAG, ArtifactStatus, Verdict
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", re.sub(r"^````\n.*?^````$", "", README, flags=re.S | re.M), re.S | re.M)
 
 
 def figures():
@@ -28,7 +28,7 @@ def figures():
 @pytest.mark.parametrize("name", ["program", "figures"])
 def test_what_is_shown_is_the_evidence(name):
     module = figures()
-    begin, end = module.fences(name)
+    begin, end = module.comments(name)
     assert README.split(begin)[1].split(end)[0] == module.BLOCKS[name]()
 
 

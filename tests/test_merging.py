@@ -26,7 +26,7 @@ from guardlearn import (
 )
 from guardlearn.adapters import MANIFEST, read_manifest
 from guardlearn.cli import app
-from guardlearn.digests import digest_files
+from guardlearn.digests import digest_files, digest_text
 from guardlearn.errors import ModelError, UsageError
 from guardlearn.merging.agreement import PROBES
 from guardlearn.merging.report import judge
@@ -451,3 +451,18 @@ def test_the_table_says_what_was_measured(merged, capsys):
     shown = capsys.readouterr()
     assert "at most 0.001" in shown.out and "loaded again to the bare base" in shown.out
     assert "of 20 answers identical" in shown.err
+
+
+def test_a_merged_model_is_not_measured_on_what_its_adapter_learned(merged, tmp_path):
+    folder = shutil.copytree(merged["float32"][0], tmp_path / "model")
+    account = json.loads((folder / MANIFEST).read_text())
+    account["manifest"] |= {"specification_digests": [digest_text("learned by heart")], "groups": []}
+    (folder / MANIFEST).write_text(json.dumps(account))
+    (tmp_path / "specs.jsonl").write_text(json.dumps({"id": "x", "specification": "learned by heart"}) + "\n")
+    (tmp_path / "rule.py").write_text("def rule(artifact):\n    return True\n")
+    command = [
+        sys.executable, "-m", "guardlearn", "evaluate", "specs.jsonl", "--guard", "rule:rule", "--model", "model",
+        "-o", "out",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "'x' was trained on" in done.stderr

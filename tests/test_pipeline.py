@@ -7,9 +7,9 @@ import textwrap
 
 import pytest
 
-from guardlearn import ArtifactDAG, run_training_pipeline
+from guardlearn import ArtifactDAG, Side, run_training_pipeline
 from guardlearn.adapters import adapter_digest, read_manifest
-from guardlearn.errors import ModelError, NoTracesError, UsageError
+from guardlearn.errors import LeakageError, ModelError, NoTracesError, UsageError
 
 WORDS = "river stone cloud ember willow harbor lantern meadow copper thistle granite orchard".split()
 
@@ -35,7 +35,7 @@ def db(tmp_path):
 
 def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model):
     program = textwrap.dedent(f"""
-        from guardlearn import ArtifactDAG, run_training_pipeline
+        from guardlearn import ArtifactDAG, Side, run_training_pipeline
 
         if __name__ == "__main__":
             dag = ArtifactDAG.load("runs.db")
@@ -57,6 +57,20 @@ def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model):
     assert adapter_digest(out / "adapter") == adapter_digest(out / "job" / "adapter")
     rows = [json.loads(line) for line in (out / "job" / "train.jsonl").read_text().splitlines()]
     assert {row["weight"] for row in rows} == {0.5}
+
+
+def test_what_the_pipeline_returns_is_measured_with_its_own_prompts_and_not_on_its_own_data(db, tiny_model):
+    from guardlearn import evaluate_improvement, extract_traces
+
+    with ArtifactDAG.load(db) as dag:
+        model, tokenizer = run_training_pipeline(dag, str(tiny_model), str(db.parent / "out"))
+        traces = extract_traces(dag, sides=[Side.TRAIN]).traces
+    learned = traces[0].item.specification
+    how = {"num_samples": 1, "r_max": 2, "max_new_tokens": 4}
+    found = evaluate_improvement(model, model, tokenizer, ["Sing of 7 rivers"], lambda text: len(text) % 2 == 0, **how)
+    assert found["evidence"]["leakage"] == "no text and no group of the adapter's training"
+    with pytest.raises(LeakageError, match="was trained on"):
+        evaluate_improvement(model, model, tokenizer, [learned], lambda text: True, **how)
 
 
 def test_no_traces_is_found_out_before_any_model_is_looked_for(db):

@@ -48,6 +48,7 @@ _EXPORTS = {
     "SamplingConfig": "generators",
     "open_generator": "generators",
     "explain_selection": "traces",
+    "extract_new_traces": "traces",
     "extract_traces": "traces",
     "extract_training_data": "traces",
     "get_provenance_chain": "traces",
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from guardlearn.prompts import format_full_example as format_full_example
     from guardlearn.prompts import format_prompt as format_prompt
     from guardlearn.traces import explain_selection as explain_selection
+    from guardlearn.traces import extract_new_traces as extract_new_traces
     from guardlearn.traces import extract_traces as extract_traces
     from guardlearn.traces import extract_training_data as extract_training_data
     from guardlearn.traces import get_provenance_chain as get_provenance_chain

@@ -15,7 +15,7 @@ from guardlearn.digests import digest_file
 from guardlearn.errors import ModelError
 from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, placed
 
-__all__ = ["MANIFEST", "WEIGHTS", "adapter_digest", "publish", "read_manifest"]
+__all__ = ["MANIFEST", "WEIGHTS", "adapter_digest", "manifest_in", "publish", "read_manifest"]
 
 WEIGHTS = "adapter_model.safetensors"
 """File of an adapter's folder that holds its weights."""
@@ -47,7 +47,16 @@ def read_manifest(adapter: Path) -> dict[str, Any] | None:
     """
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{adapter} is no adapter folder (no {ADAPTER_CONFIG}); train one or name another")
-    path = adapter / MANIFEST
+    return manifest_in(adapter)
+
+
+def manifest_in(folder: Path) -> dict[str, Any] | None:
+    """Return what the adapter or merged model in `folder` learned from, or None where nothing says so.
+
+    Raises:
+        ModelError: its manifest is unreadable.
+    """
+    path = folder / MANIFEST
     if not path.is_file():
         return None
     try:

@@ -62,7 +62,8 @@ def evaluate(
         r_max: R_max, the first attempt included.
         samples: chains per specification.
         seed: of the noise that base and candidate share.
-        manifest: what the candidate learned from (the job's manifest), checked for leakage and for its prompts.
+        manifest: what the candidate, or the merged model measured alone, learned from (the job's manifest), checked for
+            leakage and for its prompts.
         on_progress: called with (attempts made or no longer needed, those possible, note), for both models.
 
     Raises:
@@ -329,7 +330,7 @@ def _about(
     adapter: str | Path | None,
     manifest: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    if adapter is None:
+    if adapter is None and manifest is None:
         leakage = "nothing to check: no adapter"
     elif manifest is None:
         leakage = "not checked: no manifest says what the adapter was trained on"

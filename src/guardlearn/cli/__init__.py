@@ -19,6 +19,7 @@ from guardlearn.cli import (
     export,
     extract,
     import_log,
+    redact,
     run,
     show,
     stats,
@@ -45,6 +46,7 @@ app.command("import")(import_log.command)
 app.command("stats")(stats.command)
 app.command("show")(show.command)
 app.command("verify")(verify.command)
+app.command("redact")(redact.command)
 app.command("extract")(extract.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)

@@ -76,7 +76,7 @@ def measure(
     from guardlearn.evaluation import evaluate
 
     specifications = console.read_specifications(specs)
-    manifest = adapters.read_manifest(adapter) if adapter else None
+    manifest = adapters.read_manifest(adapter) if adapter else adapters.manifest_in(Path(model))  # a merged model's
     loop = open_loop("transformers", model, None, guard, sampling, manifest)
     with console.progress("evaluate") as on_progress:
         evidence = evaluate(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from guardlearn.cli import console
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
-from guardlearn.errors import UsageError
+from guardlearn.errors import BackendUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from guardlearn.credentials import CredentialFinding
+    from guardlearn.types import TrainingTrace
 
 _VIEWS = {"both": ("first_attempt", "repair"), "first_attempt": ("first_attempt",), "repair": ("repair",)}
+_SECRETS = ("count", "exclude", "off")
 _FORMATS = "prompt_completion | messages | chatml | alpaca | sharegpt | preference | kto"
 
 
@@ -31,20 +36,27 @@ def command(
             "--model", help="Whose chat template chatml is written by, and whose special tokens texts must not hold."
         ),
     ] = None,
+    secrets: Annotated[
+        str, typer.Option(help="Keys and tokens in the texts: count them, exclude their traces, or off.")
+    ] = "count",
     as_json: console.Json = False,
 ) -> None:
     """Extract training rows; the training and validation sides only.
 
     kto takes what Φ selects and the rejected attempts before it: --where 'everything()' adds chains never solved.
     """
+    from guardlearn.credentials import count_kinds
     from guardlearn.dag import ArtifactDAG
     from guardlearn.formats import FORMATS, format_traces, parquet_library, write_rows
     from guardlearn.traces import extract_traces
 
-    if view not in _VIEWS:
-        raise UsageError(f"unknown view {view!r}; use {', '.join(_VIEWS)}")
-    if output_format not in FORMATS:
-        raise UsageError(f"unknown format {output_format!r}; use {', '.join(FORMATS)}")
+    for name, given, allowed in (
+        ("view", view, _VIEWS),
+        ("format", output_format, FORMATS),
+        ("secrets", secrets, _SECRETS),
+    ):
+        if given not in allowed:
+            raise UsageError(f"unknown {name} {given!r}; use {', '.join(allowed)}")
     wanted = FORMATS[output_format]
     if wanted.tokenizer and model is None:
         raise UsageError(f"--format {output_format} is written by a model's chat template; add --model MODEL")
@@ -55,30 +67,51 @@ def command(
     verdicts = ("accepted", "rejected") if wanted.rejected else ("accepted",)
     with ArtifactDAG.load(db, read_only=True) as dag, console.progress("extract") as update:
         extraction = extract_traces(dag, predicate, verdicts=verdicts, attempts=wanted.attempts, on_progress=update)
+    findings = _credentials(extraction.traces, secrets)
+    holders = {finding.item_id for finding in findings or ()} if secrets == "exclude" else set()
+    kept = [trace for trace in extraction.traces if trace.item.id not in holders]
     with console.progress("rows") as update:
-        rows = format_traces(
-            extraction.traces, output_format, views=_VIEWS[view], tokenizer=tokenizer, on_progress=update
-        )
+        rows = format_traces(kept, output_format, views=_VIEWS[view], tokenizer=tokenizer, on_progress=update)
         count = write_rows(rows, output)
-    dropped = dict(Counter(extraction.dropped) + Counter(rows.dropped))
+    held = {"holds a key or token": len(holders)} if holders else {}
+    dropped = dict(Counter(extraction.dropped) + Counter(rows.dropped) + Counter(held))
     summary = {
         "predicate": extraction.predicate,
         "selected": extraction.selected,
-        "traces": len(extraction.traces),
+        "traces": len(kept),
         "rows": count,
         "dropped": dropped,
         "checkpoint": extraction.checkpoint,
         "format": output_format,
+        "secrets": None if findings is None else {"by_kind": count_kinds(findings), "traces": findings},
         "output": str(output),
     }
     if as_json:
         console.emit(summary)
         return
-    console.table(
-        extraction.predicate, ["selected", "traces", "rows"], [[extraction.selected, len(extraction.traces), count]]
-    )
+    console.table(extraction.predicate, ["selected", "traces", "rows"], [[extraction.selected, len(kept), count]])
     console.say(f"dropped: {console.flat(dropped)}")
+    if findings:
+        kept_too = "excluded" if holders else "still in the rows: --secrets exclude leaves them out"
+        kinds = console.flat(count_kinds(findings))
+        console.say(f"keys and tokens: {kinds}, in {len(findings)} traces, {kept_too}; --json names them")
     console.say(f"rows: {output}")
+
+
+def _credentials(traces: list[TrainingTrace], secrets: str) -> list[CredentialFinding] | None:
+    """Return what was found; None where nobody looked, which is said."""
+    from guardlearn.credentials import find_credentials
+
+    if secrets == "off":
+        return None
+    try:
+        with console.progress("secrets") as update:
+            return find_credentials(traces, update)
+    except BackendUnavailable as error:
+        if secrets == "exclude":
+            raise
+        console.say(f"not looked for keys and tokens: {error}")
+        return None
 
 
 def _tokenizer(model: str) -> Any:
