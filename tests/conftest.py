@@ -1,11 +1,16 @@
-"""Fixtures shared by the tests: one tiny random model with a real tokenizer, made once a session."""
+"""Fixtures shared by the tests: a tiny random model with a real tokenizer, and the databases that ℛ can be kept in."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from databases import Files, Place, Server
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork guards; tokenizers warn about it otherwise
 # a tiny model is fastest on one thread, above all where other tests want the cores too; the trainers inherit it
@@ -49,6 +54,39 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server."""
+    from databases import server
+
+    with server() as started:
+        yield started
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Files | Server:
+    """Where repositories can be made; a test that asks for it runs on both databases."""
+    from databases import Files
+
+    if request.param == "sqlite":
+        return Files(tmp_path_factory.mktemp("repositories"))
+    return request.getfixturevalue("postgres")
+
+
+@pytest.fixture
+def place(databases: Files | Server) -> Iterator[Place]:
+    """A place of its own, where nothing is yet."""
+    with databases.new() as made:
+        yield made
+
+
+@pytest.fixture
+def installed(databases: Files | Server) -> Iterator[Place]:
+    """A place of its own, with an empty repository."""
+    with databases.installed() as made:
+        yield made
 
 
 def _tokenizer():

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
-    "errors digests types predicates prompts dag guards generators models attempts collect selections traces "
+    "errors digests caches types predicates prompts dag guards generators models attempts collect selections traces "
     "credentials formatting formats jobs training statistics evidence evaluation improvement adapters merging report "
     "gate loop pipeline engines demo cli __main__"
 ).split()

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from databases import Files, Place, Server
 from guardlearn.dag import ArtifactDAG
+from guardlearn.dag.tables import SCHEMA_VERSION
 from guardlearn.errors import GuardError, RepositoryError, UsageError
 from guardlearn.predicates import broken, everything, item, recent, refinement, satisfies, source, status
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem, Side, Specification, Verdict
@@ -41,8 +43,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def dag(path: Path):
-    with ArtifactDAG.create(path) as made:
+def dag(databases: Files | Server):
+    with databases.repository() as made:
         yield made
 
 
@@ -91,18 +93,16 @@ def test_a_repository_appears_only_when_it_is_complete(path: Path, monkeypatch: 
         assert dag.count() == 1
 
 
-def test_another_schema_version_is_refused(path: Path) -> None:
-    ArtifactDAG.create(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("DROP TRIGGER meta_refuse_update")
-    connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
-    connection.commit()
-    connection.close()
-    with pytest.raises(RepositoryError, match="schema version 99, this guardlearn reads 2; run: pip install"):
-        ArtifactDAG.load(path)
+def test_another_schema_version_is_refused(installed: Place) -> None:
+    with installed.without_triggers() as connection:
+        connection.exec_driver_sql("UPDATE meta SET value = '99' WHERE name = 'schema_version'")
+    with pytest.raises(RepositoryError, match=f"schema version 99, this guardlearn reads {SCHEMA_VERSION}; run"):
+        ArtifactDAG.load(installed.target)
 
 
-@pytest.mark.parametrize("target", [":memory:", "sqlite://", "postgresql+psycopg://host/db", "no/such/folder/runs.db"])
+@pytest.mark.parametrize(
+    "target", [":memory:", "sqlite://", "mysql://host/db", "postgresql+asyncpg://host/db", "no/such/folder/runs.db"]
+)
 def test_targets_that_cannot_be_are_refused(target: str) -> None:
     with pytest.raises(RepositoryError):
         ArtifactDAG.create(target)
@@ -257,9 +257,9 @@ def test_events_change_descendants(dag: ArtifactDAG) -> None:
         dag.append_event("x", "exclude")
 
 
-def test_writers_wait_for_each_other(path: Path, dag: ArtifactDAG) -> None:
+def test_writers_wait_for_each_other(installed: Place) -> None:
     def write(worker: int) -> None:
-        with ArtifactDAG.load(path) as other:
+        with ArtifactDAG.load(installed.target) as other:
             for n in range(15):
                 other.append(attempt(100 * worker + n))
 
@@ -268,8 +268,9 @@ def test_writers_wait_for_each_other(path: Path, dag: ArtifactDAG) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert dag.count() == dag.last_seq == 45
-    assert dag.verify().problems == []
+    with ArtifactDAG.load(installed.target) as dag:
+        assert dag.count() == dag.last_seq == 45
+        assert dag.verify().problems == []
 
 
 # -- reading
@@ -301,18 +302,18 @@ def test_a_function_sees_only_what_the_bound_lets_through(dag: ArtifactDAG) -> N
     assert dag.count(~satisfies(lambda i: i.id == "i1") & item("i1", "i2")) == 1
 
 
-def test_extraction_sees_one_state_while_others_append(path: Path, dag: ArtifactDAG) -> None:
-    dag.append_many(attempt(n) for n in range(600))
-    running = dag.extract()
-    first = next(running)
-    with ArtifactDAG.load(path) as other:
+def test_extraction_sees_one_state_while_others_append(installed: Place) -> None:
+    with ArtifactDAG.load(installed.target) as dag, ArtifactDAG.load(installed.target) as other:
+        dag.append_many(attempt(n) for n in range(600))
+        running = dag.extract()
+        first = next(running)
         other.append_many(attempt(n) for n in range(600, 900))
         other.append_event("i599", "status", value="accepted")
-    rest = list(running)
-    assert first.id == "i0"
-    assert len(rest) == 599
-    assert rest[-1].status is ArtifactStatus.REJECTED
-    assert dag.count() == 900
+        rest = list(running)
+        assert first.id == "i0"
+        assert len(rest) == 599
+        assert rest[-1].status is ArtifactStatus.REJECTED
+        assert dag.count() == 900
 
 
 def test_extraction_memory_does_not_grow(dag: ArtifactDAG) -> None:
@@ -400,7 +401,7 @@ def test_what_is_no_verdict_is_refused(dag: ArtifactDAG) -> None:
 # -- sides and readings
 
 
-def test_sides_are_assigned_once(path: Path, dag: ArtifactDAG) -> None:
+def test_sides_are_assigned_once(dag: ArtifactDAG) -> None:
     dag.assign_side("held", "held_out")
     specs = [Specification(id=str(n), specification=f"spec {n}", group="held" if n < 3 else "g") for n in range(6)]
     assert dag.register(specs) == 6

@@ -6,16 +6,14 @@ from a naive walk written here, not from the package.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from databases import Files, Server, law
 from guardlearn import predicates as words
 from guardlearn.dag import ArtifactDAG
 from guardlearn.predicates import Predicate, and_, or_
@@ -65,11 +63,13 @@ steps = st.lists(items() | events, min_size=1, max_size=22)
 
 
 @contextmanager
-def repository(history: list[Any]) -> Iterator[tuple[ArtifactDAG, list[RepositoryItem], list[Any]]]:
-    """Build ℛ step by step; yields it with what was stored: items and events, each in order."""
+def repository(
+    databases: Files | Server, history: list[Any]
+) -> Iterator[tuple[ArtifactDAG, list[RepositoryItem], list[Any]]]:
+    """Build ℛ step by step; yields it with what was stored: items, and events with the items stored before each."""
     stored: dict[str, RepositoryItem] = {}
     noted = []
-    with tempfile.TemporaryDirectory() as folder, ArtifactDAG.create(Path(folder) / "runs.db") as dag:
+    with databases.repository() as dag:
         for step in history:
             if isinstance(step, RepositoryItem):
                 if step.id not in stored:
@@ -78,7 +78,7 @@ def repository(history: list[Any]) -> Iterator[tuple[ArtifactDAG, list[Repositor
             elif step[1] in stored:
                 kind, item_id, status = step
                 dag.append_event(item_id, kind, value=status if kind == "status" else "")
-                noted.append(step)
+                noted.append((*step, len(stored)))
         yield dag, list(stored.values()), noted
 
 
@@ -113,15 +113,13 @@ predicates = st.recursive(
     ),
     max_leaves=6,
 )
-slow = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
 
 
-@given(steps, st.lists(predicates, min_size=2, max_size=6))
-@slow
-def test_sql_and_matches_select_the_same_items(history: list[Any], chosen: list[Predicate]) -> None:
-    with repository(history) as (dag, stored, _):
+@law(steps, st.lists(predicates, min_size=2, max_size=6), examples=EXAMPLES)
+def test_sql_and_matches_select_the_same_items(
+    databases: Files | Server, history: list[Any], chosen: list[Predicate]
+) -> None:
+    with repository(databases, history) as (dag, stored, _):
         everything = list(dag.extract())
         assert sorted(item.id for item in everything) == sorted(item.id for item in stored)
         for predicate in (each.resolve(START + timedelta(seconds=2)) for each in chosen):  # "recent" is absolute
@@ -136,10 +134,9 @@ def test_sql_and_matches_select_the_same_items(history: list[Any], chosen: list[
             assert dag.explain_drops(predicate) == _counts(reason for reason in reasons if reason)
 
 
-@given(steps, predicates, predicates)
-@slow
-def test_de_morgan(history: list[Any], p: Predicate, q: Predicate) -> None:
-    with repository(history) as (dag, _, _):
+@law(steps, predicates, predicates, examples=EXAMPLES)
+def test_de_morgan(databases: Files | Server, history: list[Any], p: Predicate, q: Predicate) -> None:
+    with repository(databases, history) as (dag, _, _):
 
         def ids(predicate: Predicate) -> set[str]:
             return {item.id for item in dag.extract(predicate)}
@@ -150,10 +147,9 @@ def test_de_morgan(history: list[Any], p: Predicate, q: Predicate) -> None:
         assert ids(~~p) == ids(p) == ids(and_(p, p)) == ids(or_(p, p))
 
 
-@given(steps)
-@slow
-def test_facts_and_histories_follow_from_items_and_events(history: list[Any]) -> None:
-    with repository(history) as (dag, stored, noted):
+@law(steps, examples=EXAMPLES)
+def test_facts_and_histories_follow_from_items_and_events(databases: Files | Server, history: list[Any]) -> None:
+    with repository(databases, history) as (dag, stored, noted):
         expected = _naive(stored, noted)
         for item in dag.extract(order_by="seq"):
             assert {name: getattr(item.facts, name) for name in expected[item.id]["facts"]} == expected[item.id][
@@ -161,7 +157,7 @@ def test_facts_and_histories_follow_from_items_and_events(history: list[Any]) ->
             ]
             path = expected[item.id]["path"]
             assert [each.id for each in dag.provenance(item.id)] == path
-            blank = {item_id for kind, item_id, _ in noted if kind == "redact"}
+            blank = {item_id for kind, item_id, *_ in noted if kind == "redact"}
             if item.seen_history is None:
                 assert [entry.item_id for entry in item.history] == expected[item.id]["rejected"]
                 texts_of = {each.id: "" if each.id in blank else each.artifact for each in stored}
@@ -175,10 +171,11 @@ def test_facts_and_histories_follow_from_items_and_events(history: list[Any]) ->
         assert dag.verify().problems == []
 
 
-@given(st.lists(items(), max_size=20, unique_by=lambda item: item.id), st.integers(0, 20))
-@settings(slow, max_examples=EXAMPLES // 2)
-def test_appending_many_is_appending_one_by_one(given_items: list[RepositoryItem], cut: int) -> None:
-    with repository([]) as (one, _, _), repository([]) as (many, _, _):
+@law(st.lists(items(), max_size=20, unique_by=lambda item: item.id), st.integers(0, 20), examples=EXAMPLES // 2)
+def test_appending_many_is_appending_one_by_one(
+    databases: Files | Server, given_items: list[RepositoryItem], cut: int
+) -> None:
+    with repository(databases, []) as (one, _, _), repository(databases, []) as (many, _, _):
         for item in given_items:
             one.append(item)
         assert many.append_many(given_items[:cut]) + many.append_many(given_items[cut:]) == len(given_items)
@@ -206,7 +203,7 @@ def _naive(stored: list[RepositoryItem], noted: list[Any]) -> dict[str, Any]:
     order = {item.id: n for n, item in enumerate(stored)}
     status = {item.id: item.status for item in stored}
     marks: dict[str, set[str]] = {item.id: set() for item in stored}
-    for kind, item_id, value in noted:
+    for kind, item_id, value, _ in noted:
         if kind == "status":
             status[item_id] = value
             marks[item_id].discard("stale")
@@ -214,9 +211,9 @@ def _naive(stored: list[RepositoryItem], noted: list[Any]) -> dict[str, Any]:
             marks[item_id].discard("exclude")
         else:
             marks[item_id].add(kind)
-    for kind, item_id, _ in noted:  # a redacted item's text goes from stored histories too
+    for kind, item_id, _, before in noted:  # a redacted item's text goes from the histories stored by then too
         if kind == "redact":
-            for other in stored:
+            for other in stored[:before]:
                 shown = [(e.item_id, e.artifact) for e in other.seen_history or ()]
                 if other.id != item_id and any(i == item_id or (a and a == by_id[item_id].artifact) for i, a in shown):
                     marks[other.id].add("redact")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
-from guardlearn.dag import ArtifactDAG, checkpoints
-from guardlearn.dag.tables import metadata
+from databases import Files, Place, Server
+from guardlearn.dag import ArtifactDAG, checkpoints, imports
+from guardlearn.dag.tables import bodies, head, metadata
 from guardlearn.predicates import redacted
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
 
@@ -34,11 +36,16 @@ def attempt(item_id: str, parent: str | None, state: str, **fields) -> Repositor
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ℛ with chains, a missing parent, a stored history, events, pins, readings and training checkpoints."""
+def template(databases: Files | Server) -> Iterator[Place]:
+    """ℛ with chains, a missing parent, a stored history, events, pins, readings, checkpoints and an import."""
     seen = (FeedbackEntry(artifact=SECRET, feedback="no", item_id="a1"),)
-    target = tmp_path_factory.mktemp("promises") / "runs.db"
-    with ArtifactDAG.create(target) as dag:
+    with databases.installed() as place:
+        fill(place, seen)
+        yield place
+
+
+def fill(place: Place, seen: tuple[FeedbackEntry, ...]) -> None:
+    with ArtifactDAG.load(place.target) as dag:
         dag.assign_side("z", "train")
         dag.append_many(
             [
@@ -57,60 +64,82 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with dag.writing() as connection:
             checkpoints.append(connection, "me", {"a3": b"x"}, about | {"traces_processed": 1})
             checkpoints.append(connection, "me", {"c1": b"y"}, about | {"traces_processed": 2})
+            imports.record(
+                connection, "a store", imports.ImportReport(read=5, new=5, unchanged=0, faults=[], unknown={})
+            )
         assert dag.verify().problems == []
-    return target
 
 
 @pytest.fixture
-def path(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(template, tmp_path))
+def filled(databases: Files | Server, template: Place) -> Iterator[Place]:
+    with databases.copy(template) as place:
+        yield place
 
 
-def problems(path: Path) -> list[str]:
-    with ArtifactDAG.load(path) as dag:
+def problems(place: Place) -> list[str]:
+    with ArtifactDAG.load(place.target) as dag:
         return dag.verify().problems
 
 
-IMMUTABLE = "items events bodies texts specifications pinned_groups readings checkpoints trained meta".split()
+IMMUTABLE = "items events bodies texts specifications pinned_groups readings checkpoints trained imports meta".split()
 
 
-@pytest.mark.parametrize("table", IMMUTABLE)
-def test_the_database_refuses_every_change(path: Path, table: str) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-    keys = [row[1] for row in connection.execute(f"PRAGMA table_info({table})") if row[5]]
-    key, unique = keys[0], ", ".join(keys)
-    first = connection.execute(f"SELECT * FROM {table} LIMIT 1").fetchone()
-    values = ", ".join("?" * len(columns))
-    changed = columns[1] if table != "specifications" else "side"
-    statements = [
-        (f"UPDATE {table} SET {changed} = 'x'", ()),
-        (f"UPDATE OR REPLACE {table} SET {key} = {key}, {changed} = 'x'", ()),
-        (f"DELETE FROM {table}", ()),
-        (f"INSERT INTO {table} VALUES ({values})", first),
-        (f"INSERT OR REPLACE INTO {table} VALUES ({values})", first),
-        (f"REPLACE INTO {table} VALUES ({values})", first),
-        (
-            f"INSERT INTO {table} VALUES ({values}) "
-            f"ON CONFLICT ({unique}) DO UPDATE SET {changed} = excluded.{changed}",
-            first,
-        ),
-    ]
-    if table in ("items", "texts"):  # a second unique key must not open the back door
-        statements.append((f"REPLACE INTO {table} VALUES ({values})", (10_000, *first[1:])))
-    for statement, parameters in statements:
-        with pytest.raises(sqlite3.IntegrityError, match=f"append-only: {table}"):
-            connection.execute(statement, parameters)
-    connection.close()
-    assert problems(path) == []
+@pytest.mark.parametrize("name", IMMUTABLE)
+def test_the_database_refuses_every_change(filled: Place, name: str) -> None:
+    table = metadata.tables[name]
+    column = table.c.side if name == "specifications" else list(table.columns)[1]
+    changed = {column.name: another(column, None)}
+    with filled.behind() as connection:
+        first = dict(connection.execute(sa.select(table).limit(1)).mappings().one())
+        statements: list[Any] = [
+            sa.update(table).values(changed),
+            sa.delete(table),
+            sa.insert(table).values(first),
+            upsert(connection, table)
+            .values(first)
+            .on_conflict_do_update(index_elements=table.primary_key, set_=changed),
+        ]
+        if filled.is_file:
+            statements += [
+                sa.update(table).prefix_with("OR REPLACE").values(changed),
+                sa.insert(table).prefix_with("OR REPLACE").values(first),
+            ]
+            if name in ("items", "texts"):  # a second unique key must not open the back door
+                again = first | {column.name: 10_000 for column in table.primary_key}
+                statements.append(sa.insert(table).prefix_with("OR REPLACE").values(again))
+        else:
+            statements += [sa.text(f"TRUNCATE {name}"), sa.text(f"TRUNCATE facts, {name} RESTART IDENTITY CASCADE")]
+        for statement in statements:
+            with pytest.raises(sa.exc.IntegrityError, match=f"append-only: {name}|duplicate key value"):
+                connection.execute(statement)
+    assert problems(filled) == []
 
 
-def test_bodies_are_blanked_by_redact_only(path: Path) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    with pytest.raises(sqlite3.IntegrityError, match="only redact blanks"):
-        connection.execute("UPDATE bodies SET artifact = x''")
-    connection.close()
-    with ArtifactDAG.load(path) as dag:
+def upsert(connection: sa.Connection, table: sa.Table) -> Any:
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
+def another(column: sa.Column[Any], old: Any) -> Any:
+    """Return a value that a column does not hold."""
+    if isinstance(column.type, sa.LargeBinary):
+        return bytes([old[0] ^ 1]) + old[1:] if old else b"[]"
+    if isinstance(column.type, sa.Boolean):
+        return not old
+    if isinstance(column.type, sa.BigInteger | sa.Integer):
+        return 77 if column.name in ("seq", "key", "number") or old is None else 1 - old if old in (0, 1) else old + 1
+    return f"{old}x"
+
+
+def test_bodies_are_blanked_by_redact_only(filled: Place) -> None:
+    def forge(**values: bytes) -> None:
+        with (
+            filled.behind() as connection,
+            pytest.raises(sa.exc.IntegrityError, match="append-only: bodies only redact blanks"),
+        ):
+            connection.execute(sa.update(bodies).where(bodies.c.seq == 1).values(values))
+
+    forge(artifact=b"")
+    with ArtifactDAG.load(filled.target) as dag:
         dag.redact("a1", "me", "a password")
         assert dag.get_item("a1").artifact == dag.get_item("a1").feedback == ""
         assert dag.get_item("a3").history[0].artifact == ""
@@ -119,24 +148,24 @@ def test_bodies_are_blanked_by_redact_only(path: Path) -> None:
         assert {item.id for item in dag.extract(redacted())} == {"a1", "b1"}
         report = dag.verify()
         assert (report.problems, report.redacted) == ([], 1)
-    assert SECRET.encode() not in path.read_bytes()
-    connection = sqlite3.connect(path, isolation_level=None)
-    with pytest.raises(sqlite3.IntegrityError, match="only redact blanks"):
-        connection.execute("UPDATE bodies SET artifact = 'forged' WHERE seq = 1")
-    connection.close()
+    if filled.is_file:
+        assert SECRET.encode() not in Path(filled.target).read_bytes()
+    forge(artifact=b"forged")
 
 
-def tamper(path: Path, change: Callable[[sqlite3.Connection], None]) -> list[str]:
-    """Change the file as somebody with the triggers out of the way could, and verify."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    kept = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for name, _ in kept:
-        connection.execute(f"DROP TRIGGER {name}")
-    change(connection)
-    for _, statement in kept:
-        connection.execute(statement)
-    connection.close()
-    return problems(path)
+def test_heads_never_go_back(filled: Place) -> None:
+    with filled.behind() as connection:
+        for statement in (sa.update(head).values(seq=0), sa.update(head).values(name="x"), sa.delete(head)):
+            with pytest.raises(sa.exc.IntegrityError, match="append-only: head"):
+                connection.execute(statement)
+
+
+def tamper(place: Place, *statements: Any) -> list[str]:
+    """Change the database as somebody with the triggers out of the way could, and verify."""
+    with place.without_triggers() as connection:
+        for statement in statements:
+            connection.execute(statement)
+    return problems(place)
 
 
 UNCHECKED = {"cluster", "signature"}  # may be relabelled and recomputed
@@ -149,19 +178,14 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("table", "column"), CELLS, ids=[".".join(cell) for cell in CELLS])
-def test_an_altered_cell_is_found(path: Path, table: str, column: str) -> None:
-    def change(connection: sqlite3.Connection) -> None:
-        (old,) = connection.execute(f"SELECT {column} FROM {table} ORDER BY rowid LIMIT 1").fetchone()
-        if isinstance(old, bytes):
-            new: object = bytes([old[0] ^ 1]) + old[1:] if old else b"[]"
-        else:
-            new = 1 - old if old in (0, 1) else old + 1 if isinstance(old, int) else f"{old}x"
-            new = 77 if column in ("seq", "key", "number") else new
-        rowid = connection.execute(f"SELECT rowid FROM {table} ORDER BY rowid LIMIT 1").fetchone()[0]
-        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (new, rowid))
-
-    assert tamper(path, change)
+@pytest.mark.parametrize(("name", "column"), CELLS, ids=[".".join(cell) for cell in CELLS])
+def test_an_altered_cell_is_found(filled: Place, name: str, column: str) -> None:
+    table = metadata.tables[name]
+    keys = list(table.primary_key)
+    with filled.behind() as connection:
+        row = connection.execute(sa.select(table).order_by(*keys).limit(1)).mappings().one()
+    change = sa.update(table).where(*(key == row[key.name] for key in keys))
+    assert tamper(filled, change.values({column: another(table.c[column], row[column])}))
 
 
 @pytest.mark.parametrize(
@@ -175,38 +199,40 @@ def test_an_altered_cell_is_found(path: Path, table: str, column: str) -> None:
         ("DELETE FROM readings WHERE number = 2", "2 readings were noted but 1 are here"),
         ("DELETE FROM specifications WHERE spec_group = 'c'", "sides were assigned but"),
         ("DELETE FROM pinned_groups", "sides were assigned but"),
+        ("DELETE FROM imports", "imports: 1 imports were noted but 0 are here"),
+        (sa.update(metadata.tables["imports"]).values(report=b"{}"), "imports: import 1 was altered"),
         ("UPDATE meta SET value = 'other' WHERE name = 'side_salt'", "running digest"),
         ("UPDATE items SET parent_id = 'c1' WHERE id = 'a2'", "item 'a2' (seq 2): its row or its parent was altered"),
     ],
 )
-def test_what_is_missing_or_moved_is_named(path: Path, statement: str, says: str) -> None:
-    found = tamper(path, lambda connection: connection.execute(statement))
+def test_what_is_missing_or_moved_is_named(filled: Place, statement: Any, says: str) -> None:
+    found = tamper(filled, sa.text(statement) if isinstance(statement, str) else statement)
     assert any(says in problem for problem in found), found
 
 
-def test_missing_triggers_are_named(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("DROP TRIGGER items_refuse_delete")
-    connection.commit()
-    connection.close()
-    assert problems(path) == ["database: trigger items_refuse_delete is missing or altered"]
+def test_missing_triggers_are_named(filled: Place) -> None:
+    filled.drop_trigger("items_refuse_delete", "items")
+    assert problems(filled) == ["database: trigger items_refuse_delete is missing or altered"]
 
 
-def test_facts_are_rebuilt_whatever_happened_to_them(path: Path) -> None:
-    with ArtifactDAG.load(path) as dag:
+def test_facts_are_rebuilt_whatever_happened_to_them(filled: Place) -> None:
+    with ArtifactDAG.load(filled.target) as dag:
         before = list(dag.extract())
-    found = tamper(path, lambda c: c.execute("UPDATE facts SET rejected_ancestors = 7, root_seq = 1, broken = 1"))
+    found = tamper(filled, sa.text("UPDATE facts SET rejected_ancestors = 7, root_seq = 1, broken = true"))
     assert any("rebuild_facts()" in problem for problem in found)
-    with ArtifactDAG.load(path) as dag:
+    with ArtifactDAG.load(filled.target) as dag:
         dag.rebuild_facts()
         assert list(dag.extract()) == before
         assert dag.verify().problems == []
 
 
-def test_damaged_pages_are_reported_not_raised(path: Path) -> None:
-    size = path.stat().st_size
-    content = bytearray(path.read_bytes())
-    for position in range(16384, size, 1000):
-        content[position] ^= 0xFF
-    path.write_bytes(content)
-    assert problems(path)
+def test_damaged_pages_are_reported_not_raised(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    with files.installed() as place:
+        fill(place, ())
+        path = Path(place.target)
+        content = bytearray(path.read_bytes())
+        for position in range(16384, len(content), 1000):
+            content[position] ^= 0xFF
+        path.write_bytes(content)
+        assert problems(place)

@@ -1,5 +1,6 @@
 """Sides: assigned once, never split what belongs together, and say when no honest split is possible."""
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from guardlearn.dag import ArtifactDAG
 from guardlearn.dag.near_duplicates import NEAR, shingles
 from guardlearn.dag.sides import SHARES, place
 from guardlearn.errors import DataError
@@ -37,17 +37,10 @@ def spec(text: str, group: str | None = None) -> Specification:
 
 
 @pytest.fixture
-def new_dag(tmp_path):
-    """Opens as many empty repositories as a hypothesis test asks for."""
-    opened = []
-
-    def create() -> ArtifactDAG:
-        opened.append(ArtifactDAG.create(str(tmp_path / f"{len(opened)}.db")))
-        return opened[-1]
-
-    yield create
-    for dag in opened:
-        dag.close()
+def new_dag(databases):
+    """Opens as many empty repositories as a hypothesis test asks for, on each database."""
+    with contextlib.ExitStack() as opened:
+        yield lambda: opened.enter_context(databases.repository())
 
 
 specs_strategy = st.lists(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from databases import Files, Place, Server, law
 from guardlearn import predicates as words
 from guardlearn.cli import app
 from guardlearn.dag import ArtifactDAG
@@ -28,9 +26,7 @@ from test_dag_law import events, items, predicates, repository
 ACCEPTED, REJECTED = ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED
 PENDING, SUPERSEDED = ArtifactStatus.PENDING, ArtifactStatus.SUPERSEDED
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
-laws = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+EXAMPLES = 15
 
 
 class Notebook:
@@ -61,13 +57,13 @@ class Notebook:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
+def path(installed: Place) -> str:
+    return installed.target
 
 
 @pytest.fixture
-def book(path: Path):
-    with ArtifactDAG.create(path) as dag:
+def book(path: str):
+    with ArtifactDAG.load(path) as dag:
         yield Notebook(dag)
 
 
@@ -179,10 +175,11 @@ def linked(draw: st.DrawFn) -> list[Any]:
     return stored + draw(st.lists(events, max_size=4))
 
 
-@given(linked(), predicates)
-@laws
-def test_rows_are_what_a_count_of_single_items_gives(history: list[Any], predicate: Predicate) -> None:
-    with repository(history) as (dag, stored, _):
+@law(linked(), predicates, examples=EXAMPLES)
+def test_rows_are_what_a_count_of_single_items_gives(
+    databases: Files | Server, history: list[Any], predicate: Predicate
+) -> None:
+    with repository(databases, history) as (dag, stored, _):
         paths = [dag.provenance(item.id) for item in stored]
         for by in (None, *AXES):
             for chosen in (everything(), predicate, satisfies(predicate.matches)):
@@ -192,10 +189,9 @@ def test_rows_are_what_a_count_of_single_items_gives(history: list[Any], predica
                     check_row(row, expected[row.value, row.guard_version])
 
 
-@given(linked())
-@laws
-def test_the_rows_of_each_axis_sum_to_the_total(history: list[Any]) -> None:
-    with repository(history) as (dag, stored, _):
+@law(linked(), examples=EXAMPLES)
+def test_the_rows_of_each_axis_sum_to_the_total(databases: Files | Server, history: list[Any]) -> None:
+    with repository(databases, history) as (dag, stored, _):
         total = dag.breakdown(None)
         assert sum(row.items for row in total) == dag.count() == len(stored)
         for by in AXES:
@@ -215,9 +211,10 @@ def judged(row: BreakdownRow) -> Counter:
 endings = st.sampled_from(["accepted", "cut", "fatal", "silent"])
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), endings, st.booleans()), min_size=1, max_size=12))
-@laws
-def test_expected_attempts_are_those_of_the_evaluation(plans: list[tuple[int, str, bool]]) -> None:
+@law(st.lists(st.tuples(st.integers(0, 4), endings, st.booleans()), min_size=1, max_size=12), examples=EXAMPLES)
+def test_expected_attempts_are_those_of_the_evaluation(
+    databases: Files | Server, plans: list[tuple[int, str, bool]]
+) -> None:
     """The figures of ℛ and of an evaluation are one quantity: chains as survival data give the same."""
     chains, history = [], []
     for place, (rejections, ending, silence) in enumerate(plans):
@@ -237,7 +234,7 @@ def test_expected_attempts_are_those_of_the_evaluation(plans: list[tuple[int, st
                 )
             )
         chains.append(Chain(group=place, judged=judged_, solved=ending == "accepted", cut=ending in ("cut", "silent")))
-    with tempfile.TemporaryDirectory() as folder, ArtifactDAG.create(f"{folder}/runs.db") as dag:
+    with databases.repository() as dag:
         dag.append_many(history)
         (row,) = dag.breakdown(None) or [None]
         survival = expected_attempts(chains, max(chain.judged for chain in chains) or 1)
@@ -323,12 +320,13 @@ def test_an_unknown_axis_names_the_known_ones(book: Notebook) -> None:
 # -- why a predicate selects what it does
 
 
-@given(st.lists(items() | events, min_size=1, max_size=22), st.lists(predicates, min_size=1, max_size=4))
-@laws
+@law(
+    st.lists(items() | events, min_size=1, max_size=22), st.lists(predicates, min_size=1, max_size=4), examples=EXAMPLES
+)
 def test_every_item_is_selected_or_turned_away_and_every_selected_one_a_trace_or_dropped(
-    history: list[Any], chosen: list[Predicate]
+    databases: Files | Server, history: list[Any], chosen: list[Predicate]
 ) -> None:
-    with repository(history) as (dag, stored, _):
+    with repository(databases, history) as (dag, stored, _):
         for predicate in (*chosen, lambda item: item.status is ACCEPTED):
             report = explain_selection(dag, predicate)
             assert report.items == len(stored) == report.selected + sum(report.turned_away.values())
@@ -415,8 +413,8 @@ def test_an_extraction_that_finds_nothing_gives_the_same_account(book: Notebook)
     assert "the policies select: refinement 1, all 1, generator 1" in message
 
 
-def test_sides_that_cannot_measure_are_part_of_the_account(path: Path) -> None:
-    with ArtifactDAG.create(path) as dag:
+def test_sides_that_cannot_measure_are_part_of_the_account(path: str) -> None:
+    with ArtifactDAG.load(path) as dag:
         for number in range(12):
             dag.append(
                 RepositoryItem(
@@ -431,7 +429,7 @@ def test_sides_that_cannot_measure_are_part_of_the_account(path: Path) -> None:
 # -- stats
 
 
-def test_stats_shows_every_axis_and_says_what_it_leaves_out(book: Notebook, path: Path) -> None:
+def test_stats_shows_every_axis_and_says_what_it_leaves_out(book: Notebook, path: str) -> None:
     for number in range(9):
         book.chain(
             REJECTED, ACCEPTED, action_pair_id=f"ap{number}", created_at=MONDAY + timedelta(weeks=number),
@@ -451,7 +449,7 @@ def test_stats_shows_every_axis_and_says_what_it_leaves_out(book: Notebook, path
     assert "expected attempts within 2: 2.00, so E[retries] is 1.00; solved by then: 100%" in text
 
 
-def test_stats_of_an_empty_repository_and_of_one_without_verdicts(book: Notebook, path: Path) -> None:
+def test_stats_of_an_empty_repository_and_of_one_without_verdicts(book: Notebook, path: str) -> None:
     assert as_json("stats", path)["expected_attempts"] is None
     assert "0 items" in run("stats", path)
     book.chain(PENDING)
@@ -459,7 +457,7 @@ def test_stats_of_an_empty_repository_and_of_one_without_verdicts(book: Notebook
     assert "E[retries] is" not in run("stats", path)
 
 
-def test_stats_explains_a_selection(book: Notebook, path: Path) -> None:
+def test_stats_explains_a_selection(book: Notebook, path: str) -> None:
     book.chain(REJECTED, ACCEPTED)
     (excluded,) = book.chain(ACCEPTED, parent="i1")
     book.dag.append_event(excluded, "exclude", actor="test")
@@ -471,7 +469,7 @@ def test_stats_explains_a_selection(book: Notebook, path: Path) -> None:
 
 
 def test_stats_shows_progress_only_when_it_takes_long(
-    book: Notebook, path: Path, monkeypatch: pytest.MonkeyPatch
+    book: Notebook, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book.chain(REJECTED, ACCEPTED)
     command = ["stats", str(path), "--json", "--policy", "all"]
@@ -482,7 +480,7 @@ def test_stats_shows_progress_only_when_it_takes_long(
     assert json.loads(done.stdout)["selection"]["selected"] == 1
 
 
-def test_names_cannot_command_the_terminal_in_a_table(book: Notebook, path: Path) -> None:
+def test_names_cannot_command_the_terminal_in_a_table(book: Notebook, path: str) -> None:
     book.chain(ACCEPTED, action_pair_id="\x1b[2Jred[bold]")
     text = run("stats", path)
     assert "\x1b" not in text and "\\x1b[2Jred[bold]" in text
@@ -491,7 +489,7 @@ def test_names_cannot_command_the_terminal_in_a_table(book: Notebook, path: Path
 # -- show
 
 
-def test_show_gives_the_differences_and_the_feedback_between(book: Notebook, path: Path) -> None:
+def test_show_gives_the_differences_and_the_feedback_between(book: Notebook, path: str) -> None:
     given = {"guard": "style", "guard_version": "abcdef0123456789", "model": "m", "sampling": {"temperature": 0.5}}
     (first,) = book.chain(
         REJECTED, artifact="def f():\n    return 1\n", feedback="two\nlines", cause="cases", constraints="Ω",
@@ -522,7 +520,7 @@ def test_show_gives_the_differences_and_the_feedback_between(book: Notebook, pat
     assert "    def f():\n        return 2\n" in run("show", path, last, "--full")
 
 
-def test_show_tells_how_a_chain_went_on_and_what_stood_beside_it(book: Notebook, path: Path) -> None:
+def test_show_tells_how_a_chain_went_on_and_what_stood_beside_it(book: Notebook, path: str) -> None:
     root, middle, below, end = book.chain(REJECTED, REJECTED, REJECTED, ACCEPTED)
     (beside,) = book.chain(ACCEPTED, parent=root)
     found = as_json("show", path, middle)
@@ -535,7 +533,7 @@ def test_show_tells_how_a_chain_went_on_and_what_stood_beside_it(book: Notebook,
     ]  # fmt: skip
 
 
-def test_show_says_that_a_chain_is_broken_and_how(book: Notebook, path: Path) -> None:
+def test_show_says_that_a_chain_is_broken_and_how(book: Notebook, path: str) -> None:
     (orphan,) = book.chain(ACCEPTED, parent_id="gone")
     assert as_json("show", path, orphan)["broken"] == (
         f"the attempt before {orphan!r} is missing: 'gone' is not in this repository"
@@ -549,7 +547,7 @@ def test_show_says_that_a_chain_is_broken_and_how(book: Notebook, path: Path) ->
     assert "'me' names itself as the attempt before it" in run("show", path, "me")
 
 
-def test_show_writes_control_characters_out(book: Notebook, path: Path) -> None:
+def test_show_writes_control_characters_out(book: Notebook, path: str) -> None:
     book.chain(
         REJECTED, id="i\nattempt 9: accepted", artifact="\x1b[2J\r\x07\x9b31m\u202e\ud800 é \t.",
         feedback="\x1b]0;title\x07", cause="\x1b[31m",
@@ -563,7 +561,7 @@ def test_show_writes_control_characters_out(book: Notebook, path: Path) -> None:
     assert as_json("show", path, "i\nattempt 9: accepted")["item"]["artifact"].endswith("\u202e\ud800 é \t.")
 
 
-def test_show_marks_what_was_done_to_items(book: Notebook, path: Path) -> None:
+def test_show_marks_what_was_done_to_items(book: Notebook, path: str) -> None:
     first, second, third = book.chain(REJECTED, REJECTED, ACCEPTED, feedback="private")
     book.dag.redact(second, "test", "private")
     book.dag.append_event(third, "exclude", actor="test")
@@ -573,7 +571,7 @@ def test_show_marks_what_was_done_to_items(book: Notebook, path: Path) -> None:
     assert "    its texts were redacted\n" in text and "    answer 3\n" in text  # whole: nothing to compare it with
 
 
-def test_show_names_an_amendment_and_an_unchanged_artifact(book: Notebook, path: Path) -> None:
+def test_show_names_an_amendment_and_an_unchanged_artifact(book: Notebook, path: str) -> None:
     (first,) = book.chain(REJECTED, artifact="same")
     (last,) = book.chain(ACCEPTED, parent=first, artifact="same", specification="another task")
     text = run("show", path, last)

@@ -42,8 +42,8 @@ class Notebook:
 
 
 @pytest.fixture
-def book(tmp_path):
-    with ArtifactDAG.create(str(tmp_path / "runs.db")) as dag:
+def book(databases):
+    with databases.repository() as dag:
         yield Notebook(dag)
 
 

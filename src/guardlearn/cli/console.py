@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 """The option every command takes."""
 
 _LINE_EVERY_SECONDS = 5.0
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
 
 
 def emit(value: Any) -> None:
@@ -61,7 +63,8 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         grid.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
-    out.print(Text(visible(title), "table.title"), soft_wrap=True)  # as a table's title it would fold to its width
+    shown = visible(_PASSWORD.sub(r"\1***@", title))  # a title may name a database by its URL
+    out.print(Text(shown, "table.title"), soft_wrap=True)  # as a table's title it would fold to its width
     out.print(grid)
 
 

@@ -60,7 +60,10 @@ class Appender:
         Raises:
             RepositoryError: an item cannot be stored, or its id is stored with another content.
         """
-        encoded = [encode_item(item) for item in batch]
+        return self.add_encoded([encode_item(item) for item in batch])
+
+    def add_encoded(self, encoded: Sequence[ItemRows]) -> list[int]:
+        """Store a batch of rows; see `add`."""
         self._lineage.prefetch(
             [each.row["id"] for each in encoded], [each.row["parent_id"] for each in encoded if each.row["parent_id"]]
         )

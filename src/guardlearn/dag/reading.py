@@ -64,9 +64,9 @@ def stream(
         query = query.where(untrained(untrained_by))
     if limit is not None and not by_hand:
         query = query.limit(limit)
-    seqs = connection.execute(query, execution_options={"yield_per": _BATCH}).scalars()
-    found = _complete(connection, seqs)
-    yield from itertools.islice(filter(predicate.matches, found) if by_hand else found, limit)
+    with connection.execute(query, execution_options={"yield_per": _BATCH}) as result:  # PostgreSQL's cursor ends here
+        found = _complete(connection, result.scalars())
+        yield from itertools.islice(filter(predicate.matches, found) if by_hand else found, limit)
 
 
 def items_by_seq(connection: Connection, seqs: Sequence[int]) -> list[RepositoryItem]:

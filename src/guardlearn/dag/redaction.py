@@ -42,6 +42,6 @@ def _quoting(appender: Appender, item_id: str, artifact: str) -> list[tuple[int,
     )
     return [
         (seq, other_id)
-        for seq, other_id, seen in appender.connection.execute(query)
+        for seq, other_id, seen in appender.connection.execute(query, execution_options={"yield_per": 500})
         if any(e.item_id == item_id or (artifact and e.artifact == artifact) for e in decode_seen(seen) or ())
     ]

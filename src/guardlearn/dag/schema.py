@@ -14,13 +14,16 @@ from guardlearn.errors import RepositoryError, UsageError
 
 __all__ = ["check", "install"]
 
+_NO_SUCH = ("42P01", "42703")
+"""PostgreSQL has no such table; it has no such column."""
+
 
 def install(database: Database, side_salt: str) -> None:
     """Make tables, triggers and the first heads, in one transaction.
 
     Raises:
         UsageError: the salt cannot be stored.
-        RepositoryError: something with content is there already, or the folder is missing.
+        RepositoryError: something is there already, or nothing can be made there.
     """
     if not storable(side_salt):
         raise UsageError(f"side_salt={side_salt!r} holds NUL or a lone surrogate; leave them out")
@@ -30,7 +33,7 @@ def install(database: Database, side_salt: str) -> None:
         triggers.install(connection)
         connection.execute(sa.insert(meta), [{"name": name, "value": value} for name, value in fixed.items()])
         start = bytes.fromhex(digest_json(fixed))
-        digests = {"log": start, "sides": bytes(32), "readings": start, "checkpoints": start}
+        digests = dict.fromkeys(("log", "readings", "checkpoints", "imports"), start) | {"sides": bytes(32)}
         connection.execute(
             sa.insert(head), [{"name": name, "seq": 0, "digest": digest} for name, digest in digests.items()]
         )
@@ -46,7 +49,7 @@ def check(database: Database) -> None:
         try:
             found = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
         except DBAPIError as error:
-            if "no such" not in str(error.orig):
+            if "no such" not in str(error.orig) and getattr(error.orig, "sqlstate", None) not in _NO_SUCH:
                 raise
             found = {}
     if found.get("format") != "guardlearn":

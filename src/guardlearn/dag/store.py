@@ -20,12 +20,14 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from guardlearn.dag import counting, reading, redaction, registration, schema
+from guardlearn.dag import counting, imports, reading, redaction, registration, schema
 from guardlearn.dag import facts as derived
 from guardlearn.dag.appending import Appender, checked_event
 from guardlearn.dag.batching import batches
 from guardlearn.dag.breakdown import BreakdownRow, breakdown
 from guardlearn.dag.engine import Database
+from guardlearn.dag.importers.atomicguard_folder import by_way_of
+from guardlearn.dag.imports import ImportRecord
 from guardlearn.dag.recorder import Chain
 from guardlearn.dag.registration import Reading
 from guardlearn.dag.rows import storable
@@ -58,11 +60,11 @@ class ArtifactDAG:
         """Create an empty repository and open it.
 
         Args:
-            target: a path, or a URL such as sqlite:///runs.db.
+            target: a path, or a URL such as postgresql+psycopg://user@host/database.
             side_salt: seeds the division of specifications into sides; equal salts divide equal ones equally.
 
         Raises:
-            RepositoryError: something with content is there already, or the folder is missing.
+            RepositoryError: something is there already, or nothing can be made there.
         """
         database = Database(target, read_only=False)
         schema.install(database, side_salt)
@@ -73,12 +75,13 @@ class ArtifactDAG:
         """Open an existing repository; never creates one.
 
         Args:
-            target: a path, or a URL such as sqlite:///runs.db.
-            read_only: refuse every append. Reading alone never changes the file, whatever this says.
+            target: a path or URL; a folder of AtomicGuard stores is read by way of a side file in the user's cache.
+            read_only: refuse every append. Reading alone never changes ℛ, whatever this says.
 
         Raises:
             RepositoryError: nothing is there, it is no repository, or it is of another schema version.
         """
+        target, read_only = by_way_of(target, read_only)
         database = Database(target, read_only=read_only)
         database.must_exist()
         try:
@@ -91,12 +94,11 @@ class ArtifactDAG:
     @classmethod
     def open_or_create(cls, target: str | os.PathLike[str]) -> ArtifactDAG:
         """Open the repository at `target` for writing, or create it where nothing is."""
-        path = Database(target, read_only=False).path
-        return cls.load(target) if path.exists() and path.stat().st_size else cls.create(target)
+        return cls.load(target) if Database(target, read_only=False).present() else cls.create(target)
 
     @property
     def target(self) -> str:
-        """What it was opened with."""
+        """What it was opened with, a password hidden."""
         return self._database.target
 
     def close(self) -> None:
@@ -368,6 +370,11 @@ class ArtifactDAG:
         """Return every reading of held-out specifications, the first one first."""
         with self.reading() as connection:
             return registration.readings(connection)
+
+    def imports(self) -> list[ImportRecord]:
+        """Return the report of every import, the first one first."""
+        with self.reading() as connection:
+            return imports.read(connection)
 
     # -- helpers
 

@@ -3,7 +3,7 @@
 Two immutable tables share one `seq`, the commit order: `items` (what was attempted) and `events` (what became known
 later). `bodies` holds the long texts of an item, `texts` each Ψ and Ω once. `specifications` holds the side of every Ψ,
 `pinned_groups` the sides that were chosen by hand. `readings` notes each time held-out specifications were read,
-`checkpoints` and `trained` what was trained into which adapter. All of these
+`checkpoints` and `trained` what was trained into which adapter, `imports` what each import read. All of these
 only grow (`triggers.py`). `facts` and `waiting` are derived, may change, and can be rebuilt at any time; `head` holds
 the running digests that show a deleted last row.
 
@@ -23,6 +23,7 @@ __all__ = [
     "events",
     "facts",
     "head",
+    "imports",
     "items",
     "meta",
     "metadata",
@@ -34,7 +35,7 @@ __all__ = [
     "waiting",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -209,6 +210,16 @@ trained = Table(
     Index("trained_content", "learner", "content"),
 )
 
+imports = Table(
+    "imports",
+    metadata,
+    _key("number"),
+    _name("source"),
+    _bytes("report"),  # JSON: what was read, what could not be known, each fault
+    _whole("created_at"),
+    _bytes("digest"),
+)
+
 meta = Table(
     "meta",  # schema_version, side_salt: fixed when ℛ is created
     metadata,
@@ -217,12 +228,12 @@ meta = Table(
 )
 
 head = Table(
-    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints"
+    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints", "imports"
     metadata,
     Column("name", _Name, primary_key=True),
     _whole("seq"),
     _bytes("digest"),
 )
 
-IMMUTABLE = (items, events, texts, readings, checkpoints, trained, meta, pinned_groups)
+IMMUTABLE = (items, events, texts, readings, checkpoints, trained, imports, meta, pinned_groups)
 """Tables that refuse every change; `bodies` and `specifications` refuse all but one each (see `triggers.py`)."""

@@ -7,8 +7,9 @@ every digest can rewrite history.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from guardlearn.dag import triggers
 from guardlearn.dag.appending import side_digest
 from guardlearn.dag.checkpoints import checkpoint_digest, trained_digest
 from guardlearn.dag.facts_check import check_facts
+from guardlearn.dag.imports import import_digest
 from guardlearn.dag.redaction import SEEN_ONLY
 from guardlearn.dag.registration import reading_digest
 from guardlearn.dag.rows import body_digest, digest_of, event_digest, item_digest, seen_digest
@@ -28,6 +30,7 @@ from guardlearn.dag.tables import (
     checkpoints,
     events,
     head,
+    imports,
     items,
     meta,
     pinned_groups,
@@ -73,14 +76,16 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
         "sides": lambda: _sides(connection),
         "readings": lambda: _readings(connection),
         "checkpoints": lambda: _checkpoints(connection),
+        "imports": lambda: _numbered(connection, imports, import_digest),
     }
     for name, check in checks.items():
         found: list[str] = []
         more = 0
         try:
-            for line in check():
-                more += len(found) >= _MOST_NAMED
-                found += [line] if len(found) < _MOST_NAMED else []
+            with connection.begin_nested():  # PostgreSQL refuses all that follows an error, up to the savepoint
+                for line in check():
+                    more += len(found) >= _MOST_NAMED
+                    found += [line] if len(found) < _MOST_NAMED else []
         except (SQLAlchemyError, ValueError, TypeError, OverflowError) as error:  # damage can break reading itself
             found.append(f"cannot be read: {' '.join(str(getattr(error, 'orig', error)).split())}")
         problems += [f"{name}: {line}" for line in found] + ([f"{name}: {more} more like these"] if more else [])
@@ -88,10 +93,11 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
 
 
 def _integrity(connection: Connection) -> Iterator[str]:
-    """Ask the database about its own pages, indexes and triggers."""
-    for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
-        if line != "ok":
-            yield f"{line}"
+    """Ask the database about its own pages and indexes, where it can tell, and about its triggers."""
+    if connection.dialect.name == "sqlite":
+        for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
+            if line != "ok":
+                yield f"{line}"
     for name in triggers.altered(connection):
         yield f"trigger {name} is missing or altered"
 
@@ -108,7 +114,7 @@ class _Log:
         fixed = {row.name: row.value for row in self._connection.execute(sa.select(meta.c.name, meta.c.value))}
         running, last, wrong = bytes.fromhex(digest_json(fixed)), 0, False
         end = self._connection.execute(sa.select(head.c.seq, head.c.digest).where(head.c.name == "log")).one()
-        for row in heapq.merge(self._rows(_item_query()), self._rows(_event_query()), key=lambda row: row["seq"]):
+        for row in self._in_order():
             seq = row["seq"]
             if seq != last + 1:
                 wrong = True
@@ -128,8 +134,16 @@ class _Log:
         elif running != end.digest and not wrong:
             yield "the running digest is another: meta, head or a whole row with its digest was altered"
 
-    def _rows(self, query: sa.Select[Any]) -> Iterator[Any]:
-        return iter(self._connection.execute(query, execution_options={"yield_per": _BATCH}).mappings())
+    def _in_order(self) -> Iterator[Any]:
+        with (  # where one cannot be read, the other's cursor is closed too
+            contextlib.closing(self._rows(_item_query())) as of_items,
+            contextlib.closing(self._rows(_event_query())) as of_events,
+        ):
+            yield from heapq.merge(of_items, of_events, key=lambda row: row["seq"])
+
+    def _rows(self, query: sa.Select[Any]) -> Generator[Any, None, None]:
+        with self._connection.execute(query, execution_options={"yield_per": _BATCH}) as result:
+            yield from result.mappings()
 
 
 def _item_query() -> sa.Select[Any]:

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from guardlearn.caches import cache_folder
 from guardlearn.digests import digest_file
 from guardlearn.errors import ModelError, missing_library
 from guardlearn.types import OnProgress
@@ -30,13 +31,6 @@ _CONVERTER_VERSION = 1  # raised whenever the files written would differ
 _DIGESTS = "digests.json"
 _EOS, _BOS, _PAD, _UNK = "<|im_end|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 _CONTROL_TOKEN = 3  # llama.cpp's LLAMA_TOKEN_TYPE_CONTROL
-
-
-def cache_folder() -> Path:
-    """Return guardlearn's folder in the user's cache (XDG_CACHE_HOME, else ~/.cache); it need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG rules ask to ignore a relative path
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "guardlearn"
 
 
 def demo_model(on_progress: OnProgress | None = None) -> Path:

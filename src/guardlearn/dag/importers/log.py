@@ -15,8 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import msgspec
-
+from guardlearn.dag import imports
 from guardlearn.dag.importers.fields import MISSING, lookup
 from guardlearn.dag.importers.mapping import (
     Line,
@@ -26,6 +25,7 @@ from guardlearn.dag.importers.mapping import (
     read_record,
     read_values,
 )
+from guardlearn.dag.imports import ImportReport
 from guardlearn.digests import digest_json
 from guardlearn.errors import LogError
 from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Source
@@ -36,20 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["ImportReport", "import_log", "read_log"]
 
 _PROGRESS_EVERY = 1000
-
-
-class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What an import did."""
-
-    read: int
-    """Attempts in the log."""
-    new: int
-    unchanged: int
-    """Attempts that ℛ held already."""
-    faults: list[str]
-    """What was taken although something is odd about it, one sentence each."""
-    unknown: dict[str, int]
-    """Attempts whose source, time, verdict or feedback the log does not say."""
 
 
 @dataclass(slots=True)
@@ -120,13 +106,16 @@ def import_log(
         faults = _late_lines(name, entries, known)
         dag.append_many(_reporting(_items(file, name, mapping, fresh), len(fresh), on_progress))
     unknown = Counter(field for entry in entries for field in entry.unknown)
-    return ImportReport(
+    report = ImportReport(
         read=len(entries),
         new=len(fresh),
         unchanged=len(entries) - len(fresh),
         faults=faults,
         unknown=dict(sorted(unknown.items())),
     )
+    with dag.writing() as connection:
+        imports.record(connection, os.fspath(path), report)
+    return report
 
 
 def _open(path: str | os.PathLike[str]) -> BinaryIO:
