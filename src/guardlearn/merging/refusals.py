@@ -34,7 +34,7 @@ def refuse_quantised(base: Path) -> None:
     Raises:
         ModelError: saying which sign there is.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def refuse_quantised(base: Path) -> None:
         try:
             with safe_open(path, "pt") as file:
                 kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-        except Exception as error:  # SafetensorError, OSError
+        except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} cannot be read ({first_line(error)}); copy the base model whole") from error
         found = found or next((f"{kind} weights" for kind in sorted(kinds - _WIDE)), "")
     if found:
@@ -64,6 +64,7 @@ def read_adapter(folder: Path) -> Manifest:
         ModelError: no adapter, one that is damaged, of another kind than LoRA, or one that changes nothing.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     manifest = adapters.read_manifest(folder)
@@ -71,7 +72,7 @@ def read_adapter(folder: Path) -> Manifest:
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / adapters.WEIGHTS)
-    except Exception as error:  # SafetensorError, ValueError, OSError
+    except (SafetensorError, ValueError, OSError) as error:
         raise ModelError(f"the adapter in {folder} cannot be read ({first_line(error)}); train it again") from error
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
         kind = config.get("peft_type") if config.get("peft_type") != "LORA" else "LoRA with biases"

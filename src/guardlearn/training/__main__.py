@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out, os.fdopen(os.dup(2), "w", encoding="utf-8") as err:
         try:
             return _train(options, out)
-        except Exception as error:
+        except Exception as error:  # whatever a library raises becomes one line, and a traceback in the log
             line, code = _failure(error, options.job)
         print("error:", " ".join(line.split()), file=err)
         return code
