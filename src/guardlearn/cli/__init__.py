@@ -12,6 +12,7 @@ import typer
 
 import guardlearn
 from guardlearn.cli import (
+    backup,
     collect,
     demo,
     doctor,
@@ -46,6 +47,7 @@ app.command("import")(import_log.command)
 app.command("stats")(stats.command)
 app.command("show")(show.command)
 app.command("verify")(verify.command)
+app.command("backup")(backup.command)
 app.command("redact")(redact.command)
 app.command("extract")(extract.command)
 app.command("train")(train.command)
