@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -328,19 +328,21 @@ def test_padding_goes_to_the_next_steady_size_or_to_multiples_of_the_largest():
     assert SteadySizes.padded(5, ()) == 5
 
 
-def test_the_pace_keeps_the_faster_count_and_restores_torchs_own():
+def test_the_pace_keeps_the_faster_count_and_restores_torchs_own(monkeypatch):
+    clock = [0.0]  # other processes on the cores must not decide this test
+    monkeypatch.setattr("guardlearn.generators.pace.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     before = torch.get_num_threads()
     pace = Pace((2, 1))
     used = []
     for _ in range(40):
         with pace.step():
             used.append(torch.get_num_threads())
-            time.sleep(0.004 if used[-1] == 2 else 0.001)  # as if two threads waited for each other
+            clock[0] += 0.004 if used[-1] == 2 else 0.001  # as if two threads waited for each other
     assert used.count(1) > 30 and used[0] == 2
     assert torch.get_num_threads() == before
     used.clear()
     for _ in range(120):
         with pace.step():
             used.append(torch.get_num_threads())
-            time.sleep(0.001 if used[-1] == 2 else 0.004)  # the other processes have gone
+            clock[0] += 0.001 if used[-1] == 2 else 0.004  # the other processes have gone
     assert used[-20:].count(2) > 15
