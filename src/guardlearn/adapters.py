@@ -13,12 +13,9 @@ from typing import Any
 
 from guardlearn.digests import digest_file
 from guardlearn.errors import ModelError
-from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, placed
+from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, WEIGHTS, manifest_in, placed
 
 __all__ = ["MANIFEST", "WEIGHTS", "adapter_digest", "manifest_in", "publish", "read_manifest"]
-
-WEIGHTS = "adapter_model.safetensors"
-"""File of an adapter's folder that holds its weights."""
 
 
 def publish(job: Path, to: Path) -> Path:
@@ -48,26 +45,6 @@ def read_manifest(adapter: Path) -> dict[str, Any] | None:
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{adapter} is no adapter folder (no {ADAPTER_CONFIG}); train one or name another")
     return manifest_in(adapter)
-
-
-def manifest_in(folder: Path) -> dict[str, Any] | None:
-    """Return what the adapter or merged model in `folder` learned from, or None where nothing says so.
-
-    Raises:
-        ModelError: its manifest is unreadable.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8")).get("manifest")
-    except (ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{path} is not readable as an adapter's manifest ({error}); publish the adapter again"
-        ) from error
-    if manifest is not None and not isinstance(manifest, dict):
-        raise ModelError(f"{path} holds no adapter's manifest but {manifest!r:.40}; publish the adapter again")
-    return manifest
 
 
 def adapter_digest(adapter: Path) -> str:

@@ -74,9 +74,10 @@ def measure(
     from guardlearn.cli.options import open_loop
     from guardlearn.dag import ArtifactDAG
     from guardlearn.evaluation import evaluate
+    from guardlearn.models import resolve_model
 
     specifications = console.read_specifications(specs)
-    manifest = adapters.read_manifest(adapter) if adapter else adapters.manifest_in(Path(model))  # a merged model's
+    manifest = adapters.read_manifest(adapter) if adapter else adapters.manifest_in(resolve_model(model))
     loop = open_loop("transformers", model, None, guard, sampling, manifest)
     with console.progress("evaluate") as on_progress:
         evidence = evaluate(

@@ -24,7 +24,7 @@ from guardlearn.prompts import PromptConfig, Renderer, template_digest
 from guardlearn.training import backends
 from guardlearn.training.model import check_folder, load_tokenizer, save_trained_model
 from guardlearn.training.rows import TokenRow, plan, tokenise
-from guardlearn.training.saving import versions
+from guardlearn.training.saving import WEIGHTS, versions
 from guardlearn.training.settings import Job, read_job
 from guardlearn.training.sft import save_interval
 
@@ -134,7 +134,7 @@ def _train(job: Job, model_path: Path, chosen: str, work: Path, say: Say) -> Non
         "validation_loss": validation_loss,
         "validation_rows": len(validation),
         **_made_with(trainer),
-        "adapter_digest": digest_file(staged / "adapter" / "adapter_model.safetensors"),
+        "adapter_digest": digest_file(staged / "adapter" / WEIGHTS),
         "manifest_digest": job.manifest_digest,
         "started_at": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),

@@ -13,7 +13,7 @@ from typing import Any
 
 from guardlearn.errors import ModelError, missing_library
 from guardlearn.training import backends
-from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, placed, versions
+from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, manifest_in, placed, versions
 from guardlearn.training.weights import PROVENANCE
 
 __all__ = [
@@ -132,9 +132,7 @@ def load_trained_model(model_name: str, adapter: str) -> tuple[Any, Any]:
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(base, adapter).eval()
-    account = Path(adapter) / "guardlearn.json"
-    if account.is_file():
-        setattr(model, PROVENANCE, json.loads(account.read_text(encoding="utf-8")).get("manifest"))
+    setattr(model, PROVENANCE, manifest_in(Path(adapter)))
     return model, tokenizer
 
 

@@ -6,6 +6,7 @@ Standard library only: the training process saves adapters with it, and everythi
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -13,16 +14,40 @@ import socket
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from guardlearn.errors import GuardlearnError, ModelError, write_failure
 
-__all__ = ["ADAPTER_CONFIG", "MANIFEST", "free_space", "placed", "versions"]
+__all__ = ["ADAPTER_CONFIG", "MANIFEST", "WEIGHTS", "free_space", "manifest_in", "placed", "versions"]
 
 MANIFEST = "guardlearn.json"
 """File of an adapter's or a merged model's folder that says what it came from."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 """File by which a folder is an adapter's."""
+
+WEIGHTS = "adapter_model.safetensors"
+"""File of an adapter's folder that holds its weights."""
+
+
+def manifest_in(folder: Path) -> dict[str, Any] | None:
+    """Return what the adapter or merged model in `folder` learned from, or None where nothing says so.
+
+    Raises:
+        ModelError: its manifest is unreadable.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8")).get("manifest")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is not readable as an adapter's manifest ({error}); publish the adapter again"
+        ) from error
+    if manifest is not None and not isinstance(manifest, dict):
+        raise ModelError(f"{path} holds no adapter's manifest but {manifest!r:.40}; publish the adapter again")
+    return manifest
 
 
 @contextlib.contextmanager
@@ -64,7 +89,7 @@ def placed(to: Path, *, replaces: str | None = None, keeps: str | None = None) -
         shutil.rmtree(old, ignore_errors=True)
     except GuardlearnError:
         raise
-    except Exception as error:
+    except Exception as error:  # each library has its own error for a write that failed; any other goes on as it is
         reason = error.strerror if isinstance(error, PermissionError) else write_failure(error)
         if reason is None:
             raise

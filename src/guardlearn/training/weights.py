@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from guardlearn.errors import ModelError
+from guardlearn.training.saving import WEIGHTS
 
 __all__ = ["PROVENANCE", "adapter_weights", "load_adapter_weights", "put_adapter_weights"]
 
 PROVENANCE = "guardlearn_manifest"
 """Attribute of a model in memory that holds the manifest of what its adapter learned from, where that is known."""
-
-_WEIGHTS = "adapter_model.safetensors"
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:
@@ -54,9 +53,9 @@ def load_adapter_weights(model: Any, folder: Path) -> None:
     Raises:
         ModelError: no adapter there, or one that does not fit.
     """
-    path = folder / _WEIGHTS
+    path = folder / WEIGHTS
     if not path.is_file():
-        raise ModelError(f"{folder} holds no {_WEIGHTS}; the training did not finish, or the folder is no adapter")
+        raise ModelError(f"{folder} holds no {WEIGHTS}; the training did not finish, or the folder is no adapter")
     from safetensors.torch import load_file
 
     put_adapter_weights(model, load_file(path))
