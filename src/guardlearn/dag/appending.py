@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardlearn.dag import sides
-from guardlearn.dag.batching import batches, insert
+from guardlearn.dag.batching import batches, flag_type, insert
 from guardlearn.dag.facts import Lineage, apply_event
 from guardlearn.dag.rows import (
     ItemRows,
@@ -52,6 +52,8 @@ class Appender:
         self.new = 0
         self._lineage = Lineage(connection)
         self._text_keys: dict[bytes, int] = {}
+        self._sided: set[int] = set()
+        self._flag = flag_type(connection.dialect)
         self._event_rows: list[dict[str, Any]] = []
 
     def add(self, batch: Sequence[RepositoryItem]) -> list[int]:
@@ -82,7 +84,7 @@ class Appender:
             item_rows.append(each.row)
             body_rows.append(each.body)
             key = each.row["specification"]
-            if key not in pending:
+            if key not in pending and key not in self._sided:
                 text, group = decode_text(each.specification), each.row["spec_group"] or None
                 pending[key] = sides.PendingSpecification(key, text, group)
         if item_rows:
@@ -91,6 +93,7 @@ class Appender:
             self._lineage.flush()
             self._flush_events()
             advance_sides(self.connection, list(pending.values()))
+            self._sided.update(pending)
         self.new += len(item_rows)
         return seqs
 
@@ -139,7 +142,7 @@ class Appender:
             wanted[each.specification_digest] = each.specification
             wanted[each.constraints_digest] = each.constraints
         if len(self._text_keys) > 100_000:  # 32-byte digests: a few megabytes
-            self._text_keys = {}
+            self._text_keys, self._sided = {}, set()
         keys = self.text_keys(wanted)
         for each in encoded:
             each.row["specification"] = keys[each.specification_digest]
@@ -152,7 +155,7 @@ class Appender:
         digest = item_digest(row, each.specification_digest, each.constraints_digest, parent.digest if parent else b"")
         self._advance(digest)
         seq = row["seq"] = each.body["seq"] = self.seq
-        row["digest"] = digest
+        row["digest"], row["fatal"] = digest, self._flag(row["fatal"])
         if self._lineage.add(seq, row["id"], row["parent_id"], row["status"], digest):
             self._note(row["id"], digest, "parent_missing", row["parent_id"], "", "")
         return seq

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from guardlearn.dag.batching import batches, insert
+from guardlearn.dag.batching import batches, flag_type, insert, select_in
 from guardlearn.dag.tables import events, facts, items, waiting
 from guardlearn.types import ArtifactStatus
 
@@ -23,6 +23,9 @@ __all__ = ["Lineage", "Node", "apply_event", "rebuild"]
 
 _REJECTED = ArtifactStatus.REJECTED.value
 _BATCH = 500
+_FACTS = tuple(facts.c.keys())
+_NODES = sa.select(items.c.id, items.c.digest, *facts.c).join(facts, facts.c.seq == items.c.seq)
+_WAITING = sa.select(waiting.c.seq, waiting.c.parent_id)
 
 
 @dataclasses.dataclass(slots=True)
@@ -47,6 +50,8 @@ class Lineage:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._flag = flag_type(connection.dialect)
+        self._no = self._flag(False)
         self._nodes: dict[str, Node | None] = {}
         self._waiting: dict[str, list[int]] = {}
         self._new_facts: list[dict[str, Any]] = []
@@ -56,17 +61,11 @@ class Lineage:
         """Read the items named and those that wait for `ids`; forgets the batch before."""
         wanted = {*ids}
         self._nodes = dict.fromkeys([*wanted, *parents])
-        columns = [items.c.id, items.c.digest, *facts.c]
-        for batch in batches(list(self._nodes)):
-            query = sa.select(*columns).join(facts, facts.c.seq == items.c.seq).where(items.c.id.in_(batch))
-            for name, digest, *row in self._connection.execute(query):
-                self._nodes[name] = Node(digest, dict(zip(facts.c.keys(), row, strict=True)))
+        for name, digest, *row in select_in(self._connection, _NODES, items.c.id, list(self._nodes)):
+            self._nodes[name] = Node(digest, dict(zip(_FACTS, row, strict=True)))
         self._waiting = {}
-        for batch in batches(list(wanted)):
-            for seq, parent_id in self._connection.execute(
-                sa.select(waiting.c.seq, waiting.c.parent_id).where(waiting.c.parent_id.in_(batch))
-            ):
-                self._waiting.setdefault(parent_id, []).append(seq)
+        for seq, parent_id in select_in(self._connection, _WAITING, waiting.c.parent_id, list(wanted)):
+            self._waiting.setdefault(parent_id, []).append(seq)
 
     def find(self, item_id: str) -> Node | None:
         """Return the item of a prefetched id, None where ℛ does not have it."""
@@ -88,11 +87,11 @@ class Lineage:
             "root_seq": above["root_seq"] if above else seq,
             "attempt": above["attempt"] + 1 if above else 1,
             "rejected_ancestors": _below(above) if above else 0,
-            "excluded": False,
-            "reviewed": False,
-            "stale": False,
-            "redacted": False,
-            "broken": above["broken"] if above else missing or circle,
+            "excluded": self._no,
+            "reviewed": self._no,
+            "stale": self._no,
+            "redacted": self._no,
+            "broken": self._flag(above["broken"] if above else missing or circle),
         }
         self._nodes[item_id] = Node(digest, row)
         self._new_facts.append(row)

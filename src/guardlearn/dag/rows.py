@@ -9,8 +9,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -71,6 +73,15 @@ NAMES = (
 )
 """Text columns of `items`: no NUL, no lone surrogates."""
 
+_names_of = itemgetter(*NAMES)
+_SHORT = 65_536
+"""Texts below so many bytes are small enough to be copied or kept."""
+
+
+# a member is a text that equals its value; calling the enum for each item costs more than the look-up
+_SOURCES: dict[str, str] = {member.value: member.value for member in Source}
+_STATUSES: dict[str, str] = {member.value: member.value for member in ArtifactStatus}
+
 
 class ItemRows(msgspec.Struct):
     """An item on its way into ℛ: `row` lacks seq, text keys and digest until it is stored."""
@@ -102,8 +113,8 @@ def _encode(item: RepositoryItem) -> ItemRows:
         "action_pair_id": item.action_pair_id,
         "workflow_id": item.workflow_id,
         "workflow_ref": item.workflow_ref,
-        "source": Source(item.source).value,
-        "status": ArtifactStatus(item.status).value,
+        "source": _SOURCES.get(item.source) or Source(item.source).value,
+        "status": _STATUSES.get(item.status) or ArtifactStatus(item.status).value,
         "cause": item.cause,
         "guard": item.guard,
         "guard_version": item.guard_version,
@@ -116,12 +127,14 @@ def _encode(item: RepositoryItem) -> ItemRows:
     }
     if not item.id:
         raise ValueError("its id is empty; give every attempt an id of its own")
-    if not storable("".join([row[name] for name in NAMES])):
+    if not storable("".join(_names_of(row))):
         name = next(name for name in NAMES if not storable(row[name]))
         raise ValueError(f"{name} {row[name]!r} holds NUL or a lone surrogate, which databases refuse in names")
-    details = {
-        key: value for key, value in (("sampling", item.sampling), ("metadata", item.metadata)) if value
-    }  # most attempts of a log have neither
+    details: dict[str, Any] = {}  # most attempts of a log have neither
+    if item.sampling:
+        details["sampling"] = item.sampling
+    if item.metadata:
+        details["metadata"] = item.metadata
     seen = (
         b""
         if item.seen_history is None
@@ -135,8 +148,20 @@ def _encode(item: RepositoryItem) -> ItemRows:
     }
     row["body_digest"] = body_digest(body)
     row["seen_digest"] = seen_digest(seen)
-    specification, constraints = encode_text(item.specification), encode_text(item.constraints)
-    return ItemRows(row, body, specification, digest_of(specification), constraints, digest_of(constraints))
+    return ItemRows(row, body, *_shared_text(item.specification), *_shared_text(item.constraints))
+
+
+def _shared_text(text: str) -> tuple[bytes, bytes]:
+    """Return a Ψ or Ω as UTF-8, and its digest; many items share one."""
+    return _kept_text(text) if len(text) < _SHORT // 8 else _text_and_digest(text)
+
+
+def _text_and_digest(text: str) -> tuple[bytes, bytes]:
+    body = encode_text(text)
+    return body, digest_of(body)
+
+
+_kept_text = lru_cache(maxsize=512)(_text_and_digest)
 
 
 def storable(name: str) -> bool:
@@ -179,7 +204,10 @@ def from_micros(micros: int) -> datetime:
 def body_digest(body: Mapping[str, bytes]) -> bytes:
     """Return the digest of artifact, feedback and details; lengths keep them apart."""
     parts = (body["artifact"], body["feedback"], body["details"])
-    running = hashlib.sha256(b"%d,%d,%d;" % tuple(len(part) for part in parts))
+    lengths = b"%d,%d,%d;" % (len(parts[0]), len(parts[1]), len(parts[2]))
+    if len(parts[0]) < _SHORT:  # one call costs less than four; a long artifact is not copied
+        return digest_of(b"".join((lengths, *parts)))
+    running = hashlib.sha256(lengths)
     for part in parts:
         running.update(part)
     return running.digest()
@@ -199,8 +227,17 @@ def item_digest(row: Mapping[str, Any], specification: bytes, constraints: bytes
         constraints: digest of Ω.
         parent: digest of the parent's row; b"" without one, or where it was not there yet.
     """
-    content = ["item", *[row[name] for name in NAMES], str(row["created_at"]), "fatal" if row["fatal"] else ""]
-    content += [d.hex() for d in (specification, constraints, row["body_digest"], row["seen_digest"], parent)]
+    content = (
+        "item",
+        *_names_of(row),
+        str(row["created_at"]),
+        "fatal" if row["fatal"] else "",
+        specification.hex(),
+        constraints.hex(),
+        row["body_digest"].hex(),
+        row["seen_digest"].hex(),
+        parent.hex(),
+    )
     return _digest_names(content)
 
 
@@ -210,7 +247,7 @@ def event_digest(row: Mapping[str, Any], item: bytes) -> bytes:
     return _digest_names([*content, str(row["created_at"]), item.hex()])
 
 
-def _digest_names(content: list[str]) -> bytes:
+def _digest_names(content: Sequence[str]) -> bytes:
     """Return the digest of a list of names; they hold no NUL, so it keeps them apart."""
     return digest_of("\0".join(content).encode())
 
