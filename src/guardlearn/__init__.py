@@ -43,7 +43,9 @@ _EXPORTS = {
     "parse": "predicates",
     "policy": "predicates",
     "refinement": "predicates",
+    "export_items": "dag.exporting",
     "import_log": "dag.importers.log",
+    "import_repository": "dag.importers.repository",
     "load_guard": "guards",
     "SamplingConfig": "generators",
     "open_generator": "generators",
@@ -76,7 +78,9 @@ _EXPORTS = {
 
 if TYPE_CHECKING:
     from guardlearn.dag import ArtifactDAG as ArtifactDAG
+    from guardlearn.dag.exporting import export_items as export_items
     from guardlearn.dag.importers.log import import_log as import_log
+    from guardlearn.dag.importers.repository import import_repository as import_repository
     from guardlearn.errors import GuardlearnError as GuardlearnError
     from guardlearn.evaluation import evaluate as evaluate
     from guardlearn.formats import format_traces as format_traces

@@ -1,4 +1,4 @@
-"""`guardlearn export`: an adapter in the form that another program loads."""
+"""`guardlearn export`: an adapter in the form that another program loads, or a repository as JSON Lines."""
 
 from __future__ import annotations
 
@@ -8,26 +8,58 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guardlearn.cli import console
-from guardlearn.cli.options import ModelOption
 from guardlearn.errors import UsageError
 
 if TYPE_CHECKING:
+    from guardlearn.dag.exporting import ExportReport
     from guardlearn.merging import MergeReport
 
 _TARGETS = ("merged",)
 
 
 def command(
-    adapter: Annotated[Path, typer.Argument(help="An adapter folder.")],
-    to: Annotated[str, typer.Option("--to", help=" | ".join(_TARGETS))],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to appear; it must not hold anything.")],
-    model: ModelOption = "demo",
-    dtype: Annotated[str, typer.Option(help="bfloat16 | float16 | float32")] = "bfloat16",
+    source: Annotated[str, typer.Argument(help="An adapter folder, which needs --to; or a repository, path or URL.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="The folder (adapter) or JSON Lines file (repository) to appear."),
+    ],
+    to: Annotated[str | None, typer.Option("--to", help=f"For an adapter: {' | '.join(_TARGETS)}")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="For an adapter: model folder or hub name, or demo (default).")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="For an adapter: bfloat16 (default) | float16 | float32")] = None,
     as_json: console.Json = False,
 ) -> None:
-    """Export an adapter; what was written is loaded again and compared with base + adapter before it appears."""
+    """Export an adapter, loaded again and compared before it appears; or a repository, without loss."""
+    if to is None and not Path(source, "adapter_config.json").is_file():
+        for option, value in {"--model": model, "--dtype": dtype}.items():
+            if value is not None:
+                raise UsageError(f"{option} is for an adapter, but {source} is taken for a repository; leave it out")
+        _repository(source, output, as_json)
+        return
+    _adapter(Path(source), to, output, model or "demo", dtype or "bfloat16", as_json)
+
+
+def _repository(source: str, output: Path, as_json: bool) -> None:
+    from guardlearn.dag import ArtifactDAG
+    from guardlearn.dag.exporting import export_items
+
+    with ArtifactDAG.load(source, read_only=True) as dag, console.progress("export") as on_progress:
+        report: ExportReport = export_items(dag, output, on_progress)
+    if as_json:
+        console.emit({"output": str(output), "report": report})
+    else:
+        console.say(
+            f"{report.items} items, {report.events} events, {report.specifications} specifications and {report.pins} "
+            f"pinned groups: {output}"
+        )
+
+
+def _adapter(adapter: Path, to: str | None, output: Path, model: str, dtype: str, as_json: bool) -> None:
     from guardlearn.merging import merge_adapter
 
+    if to is None:
+        raise UsageError(f"{adapter} is an adapter, which needs --to; allowed: {', '.join(_TARGETS)}")
     if to not in _TARGETS:
         raise UsageError(f"--to is {to!r}; allowed: {', '.join(_TARGETS)}")
     with console.progress("export") as on_progress:

@@ -1,4 +1,4 @@
-"""`guardlearn import`: retries from a log, or from AtomicGuard's stores, into ℛ."""
+"""`guardlearn import`: retries from a log, an exported repository, or AtomicGuard's stores, into ℛ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _MOST_NAMED = 20
 
 def command(
     source: Annotated[
-        Path, typer.Argument(help="A JSON Lines log; or a folder: an AtomicGuard store, or any folder above several.")
+        Path,
+        typer.Argument(
+            help="A JSON Lines log; a file of `guardlearn export`; or a folder: an AtomicGuard store, or any folder "
+            "above several."
+        ),
     ],
     into: Annotated[str, typer.Option("--into", help="The repository; created if it does not exist.")],
     mapping: Annotated[
@@ -46,7 +50,7 @@ def command(
     ] = None,
     as_json: console.Json = False,
 ) -> None:
-    """Import a log or AtomicGuard stores; importing again takes only what is new or has a new verdict."""
+    """Import a log, an exported repository or AtomicGuard stores; again: only what is new or has a new verdict."""
     report = _store(source, into, provenance, reviews, mapping) if source.is_dir() else None
     if report is None:
         report = _log(source, into, mapping, {"--provenance": provenance, "--reviews": reviews})
@@ -84,10 +88,18 @@ def _log(source: Path, into: str, mapping: str | None, foreign: dict[str, object
     from guardlearn.dag import ArtifactDAG
     from guardlearn.dag.importers.log import import_log
     from guardlearn.dag.importers.mapping import parse_mapping
+    from guardlearn.dag.importers.repository import import_repository
+    from guardlearn.dag.importers.repository_lines import salt_of
 
     for option, value in foreign.items():
         if value is not None:
             raise UsageError(f"{option} is for AtomicGuard stores, but {os.fspath(source)} is no folder; leave it out")
+    salt = salt_of(source)
+    if salt is not None:
+        if mapping is not None:
+            raise UsageError(f"--map is for a log, but {os.fspath(source)} is an exported repository; leave it out")
+        with ArtifactDAG.open_or_create(into, side_salt=salt) as dag, console.progress("import") as on_progress:
+            return import_repository(dag, source, on_progress)
     if mapping is None:
         raise UsageError(
             f"{os.fspath(source)} is taken for a log, which needs --map "

@@ -92,9 +92,10 @@ class ArtifactDAG:
         return cls(database)
 
     @classmethod
-    def open_or_create(cls, target: str | os.PathLike[str]) -> ArtifactDAG:
+    def open_or_create(cls, target: str | os.PathLike[str], *, side_salt: str = "guardlearn") -> ArtifactDAG:
         """Open the repository at `target` for writing, or create it where nothing is."""
-        return cls.load(target) if Database(target, read_only=False).present() else cls.create(target)
+        present = Database(target, read_only=False).present()
+        return cls.load(target) if present else cls.create(target, side_salt=side_salt)
 
     @property
     def target(self) -> str:
