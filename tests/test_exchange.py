@@ -144,6 +144,26 @@ def test_sides_here_stay(source, databases, tmp_path):
         assert other.verify().problems == []
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_what_is_near_another_side_here_is_set_aside(databases, tmp_path, same):
+    task = "Write a function that reads a file of comma separated prices and returns their median, rounded to {} digits"
+    with databases.repository() as dag:
+        dag.append(attempt(id="near", artifact="x", specification=task.format("two")))
+        dag.append(attempt(id="far", artifact="y", specification="Sort a list of words by their length"))
+        sides = {name: dag.get_item(name).side for name in ("near", "far")}
+        export_items(dag, tmp_path / "two.jsonl")
+    with databases.repository() as other:
+        here = sides["near"] if same else next(side for side in (Side.TRAIN, Side.HELD_OUT) if side != sides["near"])
+        other.assign_side("family", here)
+        other.register([Specification(id="s", specification=task.format("four"), group="family")])
+        report = import_repository(other, tmp_path / "two.jsonl")
+        assert other.get_item("near").side is (here if same else Side.SET_ASIDE)
+        assert other.get_item("far").side is sides["far"]
+        assert [fault for fault in report.faults if "set aside" in fault] == report.faults
+        assert len(report.faults) == (0 if same else 1)
+        assert other.verify().problems == []
+
+
 def test_an_edited_or_shortened_file_is_said_to_be_so(source, databases, tmp_path):
     lines = (tmp_path / "runs.jsonl").read_bytes().splitlines(keepends=True)
     at = next(n for n, line in enumerate(lines) if b'"id":"b"' in line)
@@ -217,3 +237,10 @@ def test_options_that_do_not_belong_are_refused(command, said, tmp_path):
     done = CliRunner().invoke(app, [part.format(**places) for part in command])
     assert isinstance(done.exception, UsageError) and said in str(done.exception)
     assert not places["out"].exists()
+
+
+def test_an_adapter_needs_its_form(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    done = CliRunner().invoke(app, ["export", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert isinstance(done.exception, UsageError) and "needs --to; allowed: merged" in str(done.exception)
+    assert not (tmp_path / "out").exists()

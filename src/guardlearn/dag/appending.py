@@ -177,12 +177,16 @@ class Appender:
             "value": value,
             "actor": actor,
             "reason": reason,
-            "created_at": to_micros(datetime.now(UTC)),
+            "created_at": self._moment(item_id, kind),
         }
         row["digest"] = event_digest(row, item)
         self._advance(row["digest"])
         row["seq"] = self.seq
         self._event_rows.append(row)
+
+    def _moment(self, item_id: str, kind: str) -> int:
+        """Return when an event became known, in microseconds; an import that repeats events knows better than now."""
+        return to_micros(datetime.now(UTC))
 
     def _advance(self, digest: bytes) -> None:
         self.seq += 1

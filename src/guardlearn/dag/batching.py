@@ -57,8 +57,6 @@ def _insert(dialect: Dialect, table: Table) -> tuple[str, Callable[[dict[str, An
     """Return INSERT in the driver's spelling, and what puts a row in its order (None where it takes names)."""
     compiled = table.insert().compile(dialect=dialect)
     columns = tuple(getattr(compiled, "positiontup", None) or ())
-    if len(columns) == 1:  # itemgetter would give the bare value
-        return str(compiled), lambda row: (row[columns[0]],)
     return str(compiled), itemgetter(*columns) if columns else None
 
 

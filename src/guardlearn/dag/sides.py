@@ -20,7 +20,17 @@ from guardlearn.digests import digest_text
 from guardlearn.errors import DataError
 from guardlearn.types import Side
 
-__all__ = ["SHARES", "Assigned", "PendingSpecification", "Placement", "assign", "check", "place", "placements"]
+__all__ = [
+    "SHARES",
+    "Assigned",
+    "PendingSpecification",
+    "Placement",
+    "assign",
+    "check",
+    "own_cluster",
+    "place",
+    "placements",
+]
 
 SHARES = ((Side.TRAIN, 0.8), (Side.VALIDATION, 0.1), (Side.HELD_OUT, 0.1))
 """Share of the hash space that each side takes."""
@@ -218,13 +228,18 @@ def _by_neighbours(
 
 def _decide(text: str, near: list[Neighbour], placer: _Placer) -> tuple[str, Side]:
     """Return cluster and side of an ungrouped specification from its neighbours, nearest first."""
-    own = f"~{digest_text(text)[:12]}"
+    own = own_cluster(text)
     placed = [neighbour for neighbour in near if neighbour.side is not Side.SET_ASIDE]
     if len({neighbour.side for neighbour in placed}) > 1 or (near and not placed):
         return own, Side.SET_ASIDE  # between two sides, or near nothing but what lies there
     if placed:
         return placed[0].cluster, placed[0].side
     return own, placer.place(f"text:{digest_text(text)}")
+
+
+def own_cluster(text: str) -> str:
+    """Return the cluster of an ungrouped specification that joins nobody's."""
+    return f"~{digest_text(text)[:12]}"
 
 
 def _row(assigned: Assigned, signature: bytes | None) -> dict[str, object]:

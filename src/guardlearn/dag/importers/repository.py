@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +30,16 @@ from guardlearn.dag.importers.repository_lines import (
     text_bytes,
 )
 from guardlearn.dag.imports import ImportReport
-from guardlearn.dag.neighbours import NeighbourIndex
+from guardlearn.dag.neighbours import NeighbourIndex, Sketch
 from guardlearn.dag.rows import (
     ItemRows,
     body_digest,
     decode_text,
     digest_of,
-    event_digest,
     seen_digest,
     storable,
-    to_micros,
 )
+from guardlearn.dag.sides import own_cluster
 from guardlearn.dag.tables import bodies, events, items, meta, specifications
 from guardlearn.errors import DataError, GuardlearnError
 from guardlearn.types import OnProgress, Side
@@ -98,14 +96,9 @@ class _Replay(Appender):
     """When each parent was found missing, by item."""
     moment: int | None = None
 
-    def _note(self, item_id: str, item: bytes, kind: str, value: str, actor: str, reason: str) -> None:
+    def _moment(self, item_id: str, kind: str) -> int:
         known = self.moments.get(item_id) if kind == _PARENT_MISSING else self.moment
-        moment = to_micros(datetime.now(UTC)) if known is None else known
-        row: dict[str, Any] = dict(zip(EVENT_FIELDS, (item_id, kind, value, actor, reason, moment), strict=True))
-        row["digest"] = event_digest(row, item)
-        self._advance(row["digest"])
-        row["seq"] = self.seq
-        self._event_rows.append(row)
+        return super()._moment(item_id, kind) if known is None else known
 
 
 class _Import:
@@ -117,6 +110,8 @@ class _Import:
         self._appender = _Replay(connection)
         self._appender.moments = {}
         self._start = self._appender.seq
+        last = sa.select(sa.func.coalesce(sa.func.max(specifications.c.key), 0))
+        self._last_key = int(connection.execute(last).scalar_one())  # of the specifications that were here before
         self._counts = dict.fromkeys(KINDS, 0)
         self._held = self._skipped = 0
         self._changed: set[str] = set()
@@ -293,22 +288,33 @@ class _Import:
             if here is not None:
                 self._same_side(body, each, here)
                 each.side = here
-        rows = {key: {"key": key, **_side(each), "signature": None} for key, (_, each) in wanted.items()}
-        grouped = [row for row in rows.values() if row["spec_group"]]
+        grouped = [_side(key, each, None) for key, (_, each) in wanted.items() if each.spec_group]
         if grouped:
             self._connection.execute(specifications.insert(), grouped)
-        loose = {key: decode_text(body) for key, (body, each) in wanted.items() if not each.spec_group}
+        loose = {key: pair for key, pair in wanted.items() if not pair[1].spec_group}
         if loose:
-            index = NeighbourIndex(self._connection, list(loose.values()))
-            sketches = index.sketch(list(loose.values()))
-            for key, sketch in zip(loose, sketches, strict=True):
-                rows[key]["signature"] = sketch.packed
-                index.add(key, sketch, wanted[key][1].cluster, wanted[key][1].side)
-            self._connection.execute(specifications.insert(), [rows[key] for key in loose])
-            index.flush()
+            self._store_loose(loose)
         change = sum(side_digest(digest_of(b).hex(), each.spec_group, each.side.value) for b, each in wanted.values())
         if wanted:
             add_to_sides(self._connection, change, len(wanted))
+
+    def _store_loose(self, given: dict[int, tuple[bytes, SpecificationLine]]) -> None:
+        """Store specifications without a group; those near one that is here on another side are set aside."""
+        contents = [decode_text(body) for body, _ in given.values()]
+        index = NeighbourIndex(self._connection, contents)
+        rows = []
+        for (key, (_, each)), text, sketch in zip(given.items(), contents, index.sketch(contents), strict=True):
+            if each.side is not Side.SET_ASIDE and self._sides_near(index, sketch) - {each.side}:
+                each.side, each.cluster = Side.SET_ASIDE, own_cluster(text)
+                self.faults.append(f"specification {each.cluster[1:]}: near one here on another side; it is set aside")
+            rows.append(_side(key, each, sketch.packed))
+            index.add(key, sketch, each.cluster, each.side)
+        self._connection.execute(specifications.insert(), rows)
+        index.flush()
+
+    def _sides_near(self, index: NeighbourIndex, sketch: Sketch) -> set[Side]:
+        """Return the sides of near-duplicates that were here before; the file's own have settled theirs."""
+        return {each.side for each in index.near(sketch) if each.key <= self._last_key} - {Side.SET_ASIDE}
 
     def _same_side(self, body: bytes, given: SpecificationLine, here: Side) -> None:
         if given.side is not here:
@@ -320,5 +326,6 @@ class _Import:
         self.faults.append(f"line {number}: {reason}")
 
 
-def _side(given: SpecificationLine) -> dict[str, Any]:
-    return {"spec_group": given.spec_group, "cluster": given.cluster, "side": given.side.value}
+def _side(key: int, given: SpecificationLine, signature: bytes | None) -> dict[str, Any]:
+    named = {"spec_group": given.spec_group, "cluster": given.cluster, "side": given.side.value}
+    return {"key": key, **named, "signature": signature}
