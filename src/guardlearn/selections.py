@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from guardlearn.dag import ArtifactDAG
+from guardlearn.dag import ArtifactDAG, QueryPlan
 from guardlearn.errors import NoTracesError
-from guardlearn.predicates import POLICIES, Predicate, as_predicate, parse, policy, up_to
+from guardlearn.predicates import POLICIES, Predicate, and_, as_predicate, parse, policy, up_to
 from guardlearn.types import RepositoryItem, Side
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "by_side",
     "no_traces",
     "policy_counts",
+    "query_plan",
     "resolve_predicate",
     "to_predicate",
 ]
@@ -75,6 +76,11 @@ def resolve_predicate(predicate: Filter) -> Predicate:
 def policy_counts(dag: ArtifactDAG) -> dict[str, int]:
     """Return how many items each policy of Definition 22 selects."""
     return {name: dag.count(policy(name)) for name in POLICIES}
+
+
+def query_plan(dag: ArtifactDAG, predicate: Filter) -> QueryPlan:
+    """Return the query that an extraction of `predicate` would run now, and how the database carries it out."""
+    return dag.explain(and_(resolve_predicate(predicate), up_to(dag.last_seq)))
 
 
 def by_side(counts: Mapping[Side, int]) -> dict[Side, int]:

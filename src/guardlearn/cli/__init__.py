@@ -25,6 +25,7 @@ from guardlearn.cli import (
     show,
     stats,
     train,
+    upgrade,
     verify,
 )
 from guardlearn.errors import GuardlearnError, write_failure
@@ -48,6 +49,7 @@ app.command("stats")(stats.command)
 app.command("show")(show.command)
 app.command("verify")(verify.command)
 app.command("backup")(backup.command)
+app.command("upgrade")(upgrade.command)
 app.command("redact")(redact.command)
 app.command("extract")(extract.command)
 app.command("train")(train.command)

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from guardlearn.cli import console
@@ -14,6 +15,7 @@ from guardlearn.errors import BackendUnavailable, UsageError
 
 if TYPE_CHECKING:
     from guardlearn.credentials import CredentialFinding
+    from guardlearn.predicates import Predicate
     from guardlearn.types import TrainingTrace
 
 _VIEWS = {"both": ("first_attempt", "repair"), "first_attempt": ("first_attempt",), "repair": ("repair",)}
@@ -24,8 +26,9 @@ _FORMATS = "prompt_completion | messages | chatml | alpaca | sharegpt | preferen
 def command(
     db: Annotated[str, typer.Argument(help="The repository; it is only read.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Where the rows go: Parquet if it ends in .parquet, else JSON Lines.")
-    ],
+        Path | None,
+        typer.Option("-o", "--output", help="Where the rows go: Parquet if it ends in .parquet, else JSON Lines."),
+    ] = None,
     policy: PolicyOption = None,
     where: WhereOption = None,
     view: Annotated[str, typer.Option(help="both | first_attempt | repair: what a prompt conditions on.")] = "both",
@@ -39,6 +42,9 @@ def command(
     secrets: Annotated[
         str, typer.Option(help="Keys and tokens in the texts: count them, exclude their traces, or off.")
     ] = "count",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the database's query and plan instead of extracting; needs no -o.")
+    ] = False,
     as_json: console.Json = False,
 ) -> None:
     """Extract training rows; the training and validation sides only.
@@ -61,6 +67,11 @@ def command(
     if wanted.tokenizer and model is None:
         raise UsageError(f"--format {output_format} is written by a model's chat template; add --model MODEL")
     predicate = chosen(policy, where)
+    if explain:
+        _explain(db, predicate, as_json)
+        return
+    if output is None:
+        raise UsageError("nowhere to write the rows: add -o FILE, or --explain to see the query only")
     if output.suffix.lower() == ".parquet":
         parquet_library()  # missing: say so before the work
     tokenizer = None if model is None else _tokenizer(model)
@@ -96,6 +107,22 @@ def command(
         kinds = console.flat(count_kinds(findings))
         console.say(f"keys and tokens: {kinds}, in {len(findings)} traces, {kept_too}; --json names them")
     console.say(f"rows: {output}")
+
+
+def _explain(db: str, predicate: Predicate, as_json: bool) -> None:
+    from guardlearn.dag import ArtifactDAG
+    from guardlearn.selections import query_plan
+
+    with ArtifactDAG.load(db, read_only=True) as dag:
+        plan = query_plan(dag, predicate)
+    if as_json:
+        console.emit({"predicate": repr(predicate), **msgspec.to_builtins(plan)})
+        return
+    print(plan.sql, *(f"  {step}" for step in plan.steps), sep="\n")
+    looked = (
+        "then a function looks at every item, in Python" if plan.in_python else "the whole predicate is in the query"
+    )
+    console.say(f"{plan.database}; indexes: {', '.join(plan.indexes) or 'none'}; {looked}")
 
 
 def _credentials(traces: list[TrainingTrace], secrets: str) -> list[CredentialFinding] | None:

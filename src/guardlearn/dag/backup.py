@@ -11,7 +11,7 @@ from guardlearn.dag import schema
 from guardlearn.dag.engine import Database
 from guardlearn.errors import RepositoryError, write_failure
 
-__all__ = ["backup"]
+__all__ = ["backup", "copy_to"]
 
 
 def backup(target: str | os.PathLike[str], to: str | os.PathLike[str]) -> int:
@@ -28,21 +28,27 @@ def backup(target: str | os.PathLike[str], to: str | os.PathLike[str]) -> int:
         RepositoryError: no repository there, one that is not in a file, something at `to` already, or a disk that does
             not take it.
     """
-    place = Path(to)
-    if place.exists():
-        raise RepositoryError(f"{place} exists already; name another place for the backup")
     database = Database(target, read_only=True)
     database.must_exist()
-    staged = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         schema.check(database)
+        return copy_to(database, Path(to))
+    finally:
+        database.close()
+
+
+def copy_to(database: Database, place: Path) -> int:
+    """Copy what an open database holds, of whichever schema version; see `backup`."""
+    if place.exists():
+        raise RepositoryError(f"{place} exists already; name another place for the backup")
+    staged = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
         _copy(database, staged)
         staged.rename(place)
     except (OSError, sqlite3.Error) as error:
         reason = write_failure(error) or str(error)
         raise RepositoryError(f"the backup cannot be written to {place} ({reason}); nothing is there") from error
     finally:
-        database.close()
         for ending in ("", "-journal", "-wal", "-shm"):
             Path(f"{staged}{ending}").unlink(missing_ok=True)
     return place.stat().st_size

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardlearn.dag.batching import batches
-from guardlearn.dag.reading import stream
+from guardlearn.dag.reading import Query, stream
 from guardlearn.dag.rows import from_micros
 from guardlearn.dag.sql import runs_in_python, selection
 from guardlearn.dag.tables import facts, items
@@ -125,7 +125,7 @@ def breakdown(connection: Connection, by: str | None, predicate: Predicate) -> l
         raise UsageError(f"items cannot be broken down by {by!r}; allowed are: {', '.join(AXES)}")
     axis = AXES[by] if by else _Axis(())
     if runs_in_python(predicate):
-        found = stream(connection, predicate, order_by="seq", descending=False, limit=None)
+        found = stream(connection, Query(predicate, order_by="seq"))
         chosen = [item.seq for item in found]
         queries = [_query(axis, None, items.c.seq.in_(batch)) for batch in batches(chosen)]
     else:

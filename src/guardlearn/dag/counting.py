@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardlearn.dag.batching import batches
-from guardlearn.dag.reading import stream
+from guardlearn.dag.reading import Query, stream
 from guardlearn.dag.sql import COUNTABLE, condition, runs_in_python, selection
 from guardlearn.dag.tables import items
 from guardlearn.errors import UsageError
@@ -87,4 +87,4 @@ def _grouped(connection: Connection, conditions: Sequence[Condition], among: Pre
 
 
 def _in_order(connection: Connection, predicate: Predicate) -> Iterator[RepositoryItem]:
-    return stream(connection, predicate, order_by="seq", descending=False, limit=None)
+    return stream(connection, Query(predicate, order_by="seq"))

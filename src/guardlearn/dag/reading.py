@@ -7,26 +7,50 @@ the order is total (ties by id), and everything comes from one state of ℛ.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import NoResultFound
 
-from guardlearn.dag.batching import batches
+from guardlearn.dag.batching import batches, select_in
 from guardlearn.dag.checkpoints import untrained
-from guardlearn.dag.rows import decode_item, decode_text
+from guardlearn.dag.rows import READ_BODY, READ_FACTS, READ_ITEM, decode_item, decode_text, storable
 from guardlearn.dag.sql import runs_in_python, selection
 from guardlearn.dag.tables import bodies, facts, items, specifications, texts
+from guardlearn.errors import RepositoryError, UsageError
 from guardlearn.predicates.expression import Predicate
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
 
-__all__ = ["ORDERS", "items_by_seq", "path_to_root", "paths_to_root", "stream"]
+__all__ = ["ORDERS", "Query", "items_by_seq", "known_ids", "path_to_root", "paths_to_root", "seq_of", "stream"]
 
 ORDERS = {"created_at": (items.c.created_at, items.c.id), "seq": (items.c.seq,)}
-_BATCH = 256
 _REJECTED = ArtifactStatus.REJECTED.value
+
+_BATCH = 256
+"""Items whose places in their chains are looked up at once."""
+_HELD = 512
+"""Attempts whose texts are held at once, unless the history of one item has more."""
+_LARGE = 16_384
+"""Attempts whose texts have more bytes are read one by one, so that memory does not depend on what is stored."""
+
+_ROWS = sa.select(*(items.c[name] for name in READ_ITEM), *(facts.c[name] for name in READ_FACTS)).join(
+    facts, facts.c.seq == items.c.seq
+)
+_PARENT, _ROOT, _ATTEMPT = (len(READ_ITEM) + READ_FACTS.index(name) for name in ("parent_seq", "root_seq", "attempt"))
+_ROOTS = sa.select(facts.c.root_seq)
+_LINKS = sa.select(facts.c.seq, items.c.id, facts.c.parent_seq, facts.c.status).join(items, items.c.seq == facts.c.seq)
+_BODIES = sa.select(bodies.c.seq, *(bodies.c[name] for name in READ_BODY))
+_SIZE: sa.ColumnElement[int] = functools.reduce(operator.add, (sa.func.length(bodies.c[name]) for name in READ_BODY))
+_SMALL = _BODIES.where(sa.literal_column(str(_LARGE)) >= _SIZE)
+_TEXTS = sa.select(texts.c.key, texts.c.body, specifications.c.side).outerjoin(
+    specifications, specifications.c.key == texts.c.key
+)
 
 
 class _Link(NamedTuple):
@@ -38,35 +62,81 @@ class _Link(NamedTuple):
     status: str
 
 
-def stream(
-    connection: Connection,
-    predicate: Predicate,
-    *,
-    order_by: str,
-    descending: bool,
-    limit: int | None,
-    untrained_by: str | None = None,
-) -> Iterator[RepositoryItem]:
-    """Yield what a resolved predicate selects, in order.
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is to be read, in which order.
+
+    Raises:
+        UsageError: an argument is not allowed.
+    """
+
+    predicate: Predicate
+    """Φ, resolved."""
+    order_by: str = "created_at"
+    """A key of ORDERS."""
+    descending: bool = False
+    """The other way round; ties turn with it."""
+    limit: int | None = None
+    """At most so many items, counted after every function of the predicate has spoken."""
+    untrained_by: str | None = None
+    """Leave out what this learner has trained."""
+
+    def __post_init__(self) -> None:
+        if self.order_by not in ORDERS:
+            raise UsageError(f"order_by={self.order_by!r} is unknown; allowed are: {', '.join(ORDERS)}")
+        if self.limit is not None and self.limit < 0:
+            raise UsageError(f"limit={self.limit} must be 0 or more, or None for all")
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a function of the predicate has the last word, in Python."""
+        return runs_in_python(self.predicate)
+
+    def statement(self) -> sa.Select[Any]:
+        """Return the SQL that yields the seqs."""
+        columns = ORDERS[self.order_by]
+        query = selection([items.c.seq], self.predicate, columns)
+        query = query.order_by(*(column.desc() if self.descending else column for column in columns))
+        if self.untrained_by is not None:
+            query = query.where(untrained(self.untrained_by))
+        return query if self.limit is None or self.by_hand else query.limit(self.limit)
+
+
+def stream(connection: Connection, query: Query) -> Iterator[RepositoryItem]:
+    """Yield what a query selects, in order.
 
     Args:
         connection: stays inside one reading transaction until the last item is taken.
-        predicate: Φ, resolved.
-        order_by: a key of ORDERS.
-        descending: newest first; ties turn with it.
-        limit: at most so many items, counted after every function of the predicate has spoken.
-        untrained_by: leave out what this learner has trained.
+        query: what to read.
     """
-    by_hand = runs_in_python(predicate)
-    columns = ORDERS[order_by]
-    query = selection([items.c.seq], predicate, columns).order_by(*(c.desc() if descending else c for c in columns))
-    if untrained_by is not None:
-        query = query.where(untrained(untrained_by))
-    if limit is not None and not by_hand:
-        query = query.limit(limit)
-    with connection.execute(query, execution_options={"yield_per": _BATCH}) as result:  # PostgreSQL's cursor ends here
+    # PostgreSQL's cursor ends with the block
+    with connection.execute(query.statement(), execution_options={"yield_per": _BATCH}) as result:
         found = _complete(connection, result.scalars())
-        yield from itertools.islice(filter(predicate.matches, found) if by_hand else found, limit)
+        yield from itertools.islice(filter(query.predicate.matches, found) if query.by_hand else found, query.limit)
+
+
+def seq_of(connection: Connection, item_id: str, target: str) -> int:
+    """Return the seq of a stored item; `target` names ℛ in the error.
+
+    Raises:
+        RepositoryError: no such item.
+    """
+    found = None
+    if storable(item_id):
+        found = connection.execute(sa.select(items.c.seq).where(items.c.id == item_id)).scalar_one_or_none()
+    if found is None:
+        raise RepositoryError(f"no item {item_id!r} in {target}")
+    return int(found)
+
+
+def known_ids(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Return those of `ids` that are stored."""
+    wanted = [item_id for item_id in dict.fromkeys(ids) if storable(item_id)]
+    return {
+        found
+        for batch in batches(wanted)
+        for found in connection.execute(sa.select(items.c.id).where(items.c.id.in_(batch))).scalars()
+    }
 
 
 def items_by_seq(connection: Connection, seqs: Sequence[int]) -> list[RepositoryItem]:
@@ -81,84 +151,92 @@ def path_to_root(connection: Connection, seq: int) -> list[int]:
 
 def paths_to_root(connection: Connection, seqs: Sequence[int]) -> dict[int, list[int]]:
     """Return `path_to_root` of many items, by seq."""
-    roots: set[int] = set()
-    for batch in batches(seqs):
-        roots |= set(connection.execute(sa.select(facts.c.root_seq).where(facts.c.seq.in_(batch))).scalars())
-    links = _links(connection, sorted(roots))
-    return {seq: [link.seq for link in reversed(_ancestors(links, seq))] + [seq] for seq in seqs}
+    links = _links(connection, {root for (root,) in select_in(connection, _ROOTS, facts.c.seq, seqs)})
+    return {seq: [link.seq for link in reversed(_ancestors(links, links[seq].parent_seq))] + [seq] for seq in seqs}
+
+
+class _Placed(NamedTuple):
+    """A selected item without its texts, and where it stands in its chain."""
+
+    row: Sequence[Any]
+    root_id: str
+    rejected: list[_Link]
+    """The rejected attempts before it, the oldest first."""
 
 
 def _complete(connection: Connection, seqs: Iterable[int]) -> Iterator[RepositoryItem]:
-    remaining, known = iter(seqs), dict[int, str]()
+    remaining, shared = iter(seqs), dict[int, tuple[str, str | None]]()
     while batch := list(itertools.islice(remaining, _BATCH)):
-        rows = _rows(connection, batch)
-        roots = {row["root_seq"] for row in rows.values() if row["attempt"] > 1}
-        links = _links(connection, sorted(roots))
-        known = _texts(connection, rows.values(), known)
-        paths = {seq: _ancestors(links, seq) if rows[seq]["attempt"] > 1 else [] for seq in batch}
-        rejected = {link.seq for path in paths.values() for link in path if link.status == _REJECTED}
-        said = _entries(connection, sorted(rejected), links, rows)
-        for seq in batch:
-            row, path = rows[seq], paths[seq]
-            history = tuple(said[link.seq] for link in reversed(path) if link.status == _REJECTED)
-            root = path[-1].id if path else row["id"]
-            yield decode_item(row, known[row["specification"]], known[row["constraints"]], root, history)
+        placed = _place(connection, batch)
+        shared = _shared_texts(connection, {key for each in placed for key in each.row[3:5]}, shared)
+        for part, wanted in _parts(placed):
+            small = {seq: body for seq, *body in select_in(connection, _SMALL, bodies.c.seq, wanted)}
+            said: dict[int, FeedbackEntry] = {}  # attempts that are in the history of several items are decoded once
+            for row, root_id, rejected in part:
+                for link in rejected:
+                    if link.seq in small and link.seq not in said:
+                        said[link.seq] = _entry(link, small[link.seq])
+                history = tuple(said.get(link.seq) or _entry(link, _body(connection, link.seq)) for link in rejected)
+                (psi, side), (omega, _) = shared[row[3]], shared[row[4]]
+                body = small.get(row[0]) or _body(connection, row[0])
+                yield decode_item(row, body, (psi, omega), side, root_id, history)
 
 
-def _rows(connection: Connection, seqs: Sequence[int]) -> dict[int, Any]:
-    current = [column for column in facts.c if column.name not in ("seq", "status")]
-    texts_of = [column for column in bodies.c if column.name != "seq"]
-    query = (
-        sa.select(*items.c, *current, *texts_of, facts.c.status.label("current_status"), specifications.c.side)
-        .join(facts, facts.c.seq == items.c.seq)
-        .join(bodies, bodies.c.seq == items.c.seq)
-        .join(specifications, specifications.c.key == items.c.specification)
-        .where(items.c.seq.in_(seqs))
-    )
-    return {row["seq"]: row for row in connection.execute(query).mappings()}
+def _place(connection: Connection, seqs: Sequence[int]) -> list[_Placed]:
+    rows = {row[0]: row for row in select_in(connection, _ROWS, items.c.seq, seqs)}
+    links = _links(connection, {row[_ROOT] for row in rows.values() if row[_ATTEMPT] > 1})
+    placed = []
+    for seq in seqs:
+        if (row := rows.get(seq)) is None:
+            raise NoResultFound(f"item {seq} has no facts")
+        path = _ancestors(links, row[_PARENT]) if row[_ATTEMPT] > 1 else []
+        rejected = [link for link in reversed(path) if link.status == _REJECTED]
+        placed.append(_Placed(row, path[-1].id if path else row[1], rejected))
+    return placed
 
 
-def _links(connection: Connection, roots: Sequence[int]) -> dict[int, _Link]:
-    links: dict[int, _Link] = {}
-    for batch in batches(roots):
-        query = (
-            sa.select(facts.c.seq, items.c.id, facts.c.parent_seq, facts.c.status)
-            .join(items, items.c.seq == facts.c.seq)
-            .where(facts.c.root_seq.in_(batch))
-        )
-        links |= {row[0]: _Link(*row) for row in connection.execute(query)}
-    return links
+def _parts(placed: Iterable[_Placed]) -> Iterator[tuple[list[_Placed], list[int]]]:
+    """Yield items, in order, with the seqs of all attempts whose texts they need: as many as may be held at once."""
+    part, wanted = list[_Placed](), set[int]()
+    for each in placed:
+        needed = {each.row[0], *(link.seq for link in each.rejected)}
+        if part and len(wanted | needed) > _HELD:
+            yield part, sorted(wanted)
+            part, wanted = [], set()
+        part.append(each)
+        wanted |= needed
+    if part:
+        yield part, sorted(wanted)
 
 
-def _ancestors(links: dict[int, _Link], seq: int) -> list[_Link]:
-    """Return the items before `seq` in its chain, the nearest first."""
+def _links(connection: Connection, roots: Iterable[int]) -> dict[int, _Link]:
+    return {row[0]: _Link(*row) for row in select_in(connection, _LINKS, facts.c.root_seq, sorted(roots))}
+
+
+def _ancestors(links: dict[int, _Link], parent_seq: int) -> list[_Link]:
+    """Return the items of a chain from the one of `parent_seq` back to the root."""
     path: dict[int, _Link] = {}
-    link = links.get(links[seq].parent_seq)
+    link = links.get(parent_seq)
     while link is not None and link.seq not in path:  # a damaged table could hold a circle
         path[link.seq] = link
         link = links.get(link.parent_seq)
     return list(path.values())
 
 
-def _texts(connection: Connection, rows: Iterable[Any], known: dict[int, str]) -> dict[int, str]:
-    """Return Ψ and Ω of a batch by key; keeps from `known` what is needed again."""
-    keys = {key for row in rows for key in (row["specification"], row["constraints"])}
+def _shared_texts(
+    connection: Connection, keys: set[int], known: dict[int, tuple[str, str | None]]
+) -> dict[int, tuple[str, str | None]]:
+    """Return Ψ and Ω of a batch, each with its side (None: it is no Ψ), by key; takes what it can from `known`."""
     kept = {key: known[key] for key in keys if key in known}
-    for batch in batches(sorted(keys - kept.keys())):
-        query = sa.select(texts.c.key, texts.c.body).where(texts.c.key.in_(batch))
-        kept |= {key: decode_text(body) for key, body in connection.execute(query)}
+    for key, body, side in select_in(connection, _TEXTS, texts.c.key, sorted(keys - kept.keys())):
+        kept[key] = decode_text(body), side
     return kept
 
 
-def _entries(
-    connection: Connection, seqs: Sequence[int], links: dict[int, _Link], rows: dict[int, Any]
-) -> dict[int, FeedbackEntry]:
-    """Return (artifact, feedback) of rejected attempts; those that are in the batch anyway are not read twice."""
-    said = {seq: (rows[seq]["artifact"], rows[seq]["feedback"]) for seq in seqs if seq in rows}
-    for batch in batches([seq for seq in seqs if seq not in said]):
-        query = sa.select(bodies.c.seq, bodies.c.artifact, bodies.c.feedback).where(bodies.c.seq.in_(batch))
-        said |= {seq: (artifact, feedback) for seq, artifact, feedback in connection.execute(query)}
-    return {
-        seq: FeedbackEntry(artifact=decode_text(artifact), feedback=decode_text(feedback), item_id=links[seq].id)
-        for seq, (artifact, feedback) in said.items()
-    }
+def _body(connection: Connection, seq: int) -> Sequence[bytes]:
+    """Return the texts of one attempt, however large they are."""
+    return connection.execute(_BODIES.where(bodies.c.seq == seq)).one()[1:]
+
+
+def _entry(link: _Link, body: Sequence[bytes]) -> FeedbackEntry:
+    return FeedbackEntry(artifact=decode_text(body[0]), feedback=decode_text(body[1]), item_id=link.id)

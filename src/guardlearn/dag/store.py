@@ -23,15 +23,15 @@ from sqlalchemy.engine import Connection
 from guardlearn.dag import counting, imports, reading, redaction, registration, schema
 from guardlearn.dag import facts as derived
 from guardlearn.dag.appending import Appender, checked_event
-from guardlearn.dag.batching import batches
 from guardlearn.dag.breakdown import BreakdownRow, breakdown
 from guardlearn.dag.engine import Database
+from guardlearn.dag.explaining import QueryPlan, explain
 from guardlearn.dag.importers.atomicguard_folder import by_way_of
 from guardlearn.dag.imports import ImportRecord
+from guardlearn.dag.reading import Query
 from guardlearn.dag.recorder import Chain
 from guardlearn.dag.registration import Reading
-from guardlearn.dag.rows import storable
-from guardlearn.dag.tables import head, items
+from guardlearn.dag.tables import head
 from guardlearn.dag.tree import Link, tree
 from guardlearn.dag.verification import VerifyReport, verify
 from guardlearn.errors import RepositoryError, UsageError
@@ -94,8 +94,14 @@ class ArtifactDAG:
     @classmethod
     def open_or_create(cls, target: str | os.PathLike[str], *, side_salt: str = "guardlearn") -> ArtifactDAG:
         """Open the repository at `target` for writing, or create it where nothing is."""
-        present = Database(target, read_only=False).present()
-        return cls.load(target) if present else cls.create(target, side_salt=side_salt)
+        place = Database(target, read_only=False)
+        if not place.present():
+            try:
+                return cls.create(target, side_salt=side_salt)
+            except RepositoryError:
+                if not place.present():  # else another process was faster
+                    raise
+        return cls.load(target)
 
     @property
     def target(self) -> str:
@@ -199,17 +205,12 @@ class ArtifactDAG:
             RepositoryError: no such item.
         """
         with self.reading() as connection:
-            return reading.items_by_seq(connection, [self._seq_of(connection, item_id)])[0]
+            return reading.items_by_seq(connection, [reading.seq_of(connection, item_id, self.target)])[0]
 
     def known_ids(self, ids: Iterable[str]) -> set[str]:
         """Return those of `ids` that are stored."""
-        wanted = [item_id for item_id in dict.fromkeys(ids) if storable(item_id)]
         with self.reading() as connection:
-            return {
-                found
-                for batch in batches(wanted)
-                for found in connection.execute(sa.select(items.c.id).where(items.c.id.in_(batch))).scalars()
-            }
+            return reading.known_ids(connection, ids)
 
     def provenance(self, item_id: str) -> list[RepositoryItem]:
         """Return the chain that leads to an item: root first, the item last; broken chains carry the flag.
@@ -218,7 +219,7 @@ class ArtifactDAG:
             RepositoryError: no such item.
         """
         with self.reading() as connection:
-            path = reading.path_to_root(connection, self._seq_of(connection, item_id))
+            path = reading.path_to_root(connection, reading.seq_of(connection, item_id, self.target))
             return reading.items_by_seq(connection, path)
 
     def tree(self, item_id: str) -> list[Link]:
@@ -228,7 +229,7 @@ class ArtifactDAG:
             RepositoryError: no such item.
         """
         with self.reading() as connection:
-            return tree(connection, self._seq_of(connection, item_id))
+            return tree(connection, reading.seq_of(connection, item_id, self.target))
 
     def extract(
         self,
@@ -255,18 +256,23 @@ class ArtifactDAG:
         """
         if filter is not None and predicate is not None:
             raise UsageError("predicate and filter are two names of one argument; give one of them")
-        if order_by not in reading.ORDERS:
-            raise UsageError(f"order_by={order_by!r} is unknown; allowed are: {', '.join(reading.ORDERS)}")
-        if limit is not None and limit < 0:
-            raise UsageError(f"limit={limit} must be 0 or more, or None for all")
         chosen = _resolved(predicate if filter is None else filter)
-        how: dict[str, Any] = {"order_by": order_by, "descending": descending, "limit": limit}
+        query = Query(chosen, order_by=order_by, descending=descending, limit=limit, untrained_by=untrained_by)
 
         def run() -> Iterator[RepositoryItem]:
             with self.reading() as connection:
-                yield from reading.stream(connection, chosen, untrained_by=untrained_by, **how)
+                yield from reading.stream(connection, query)
 
         return run()
+
+    def explain(self, predicate: Selector | None = None, *, order_by: str = "created_at") -> QueryPlan:
+        """Return the query that `extract` runs, and how this database carries it out: which indexes it takes.
+
+        Raises:
+            UsageError: an argument is not allowed.
+        """
+        with self.reading() as connection:
+            return explain(connection, Query(_resolved(predicate), order_by=order_by))
 
     def count(self, predicate: Selector | None = None) -> int:
         """Return how many items `predicate` selects."""
@@ -385,14 +391,6 @@ class ArtifactDAG:
             appender = Appender(connection)
             yield appender
             appender.finish()
-
-    def _seq_of(self, connection: Connection, item_id: str) -> int:
-        found = None
-        if storable(item_id):
-            found = connection.execute(sa.select(items.c.seq).where(items.c.id == item_id)).scalar_one_or_none()
-        if found is None:
-            raise RepositoryError(f"no item {item_id!r} in {self.target}")
-        return int(found)
 
 
 def _resolved(predicate: Selector | None) -> Predicate:

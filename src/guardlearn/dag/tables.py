@@ -221,7 +221,7 @@ imports = Table(
 )
 
 meta = Table(
-    "meta",  # schema_version, side_salt: fixed when ℛ is created
+    "meta",  # format, side_salt, schema_version; an upgraded ℛ has founded_version and when it was upgraded too
     metadata,
     Column("name", _Name, primary_key=True),
     _name("value"),

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from guardlearn.dag import tables
 
-__all__ = ["altered", "install"]
+__all__ = ["altered", "install", "remove"]
 
 _UNIQUE = {
     "items": ("seq", "id"),
@@ -62,6 +62,18 @@ def install(connection: Connection) -> None:
             f"CREATE TRIGGER {refusal.name} BEFORE {refusal.verb} ON {refusal.table} FOR EACH {level} "
             f"EXECUTE FUNCTION {_function(refusal)}('{refusal.reason}')"
         )
+
+
+def remove(connection: Connection) -> None:
+    """Drop the triggers, whichever version installed them, for an upgrade that installs its own before it commits."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE '%^_refuse^_%' ESCAPE '^'"
+        for name in connection.exec_driver_sql(query).scalars().all():
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        return
+    dropped = connection.exec_driver_sql(_POSTGRES_FUNCTIONS, execution_options={"no_parameters": True})
+    for function in dropped.scalars().all():
+        connection.exec_driver_sql(f"DROP FUNCTION {function} CASCADE")
 
 
 def altered(connection: Connection) -> list[str]:
@@ -135,6 +147,10 @@ SELECT tgname, relname, tgtype, tgargs, prosrc,
        tgenabled IN ('O', 'A') AND tgqual IS NULL AND tgattr = '' AND pronamespace = relnamespace
 FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid
 WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal
+"""
+_POSTGRES_FUNCTIONS = r"""
+SELECT DISTINCT tgfoid::regprocedure FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+WHERE relnamespace = current_schema()::regnamespace AND NOT tgisinternal AND tgname LIKE '%\_refuse\_%'
 """
 
 

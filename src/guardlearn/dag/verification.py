@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import heapq
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from guardlearn.dag import triggers
+from guardlearn.dag import schema, triggers
 from guardlearn.dag.appending import side_digest
 from guardlearn.dag.checkpoints import checkpoint_digest, trained_digest
 from guardlearn.dag.facts_check import check_facts
@@ -32,20 +32,30 @@ from guardlearn.dag.tables import (
     head,
     imports,
     items,
-    meta,
     pinned_groups,
     readings,
     specifications,
     texts,
     trained,
 )
-from guardlearn.digests import digest_json
 from guardlearn.types import OnProgress
 
-__all__ = ["VerifyReport", "verify"]
+__all__ = ["CURRENT", "Digests", "VerifyReport", "digest_of_row", "event_rows", "item_rows", "log_problems", "verify"]
 
 _MOST_NAMED = 20
 _BATCH = 500
+
+
+class Digests(NamedTuple):
+    """How the rows of the log are digested."""
+
+    item: Callable[[Any, bytes, bytes, bytes], bytes]
+    """Of an item's row, the digests of its Ψ and Ω, and its parent's digest."""
+    event: Callable[[Any, bytes], bytes]
+    """Of an event's row, and the digest of the item it is about."""
+
+
+CURRENT = Digests(item_digest, event_digest)
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,10 +76,11 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def verify(connection: Connection, on_progress: OnProgress | None = None) -> VerifyReport:
     """Check everything; see the module."""
-    log = _Log(connection, on_progress)
+    log = _Log(connection, CURRENT, on_progress)
     problems: list[str] = []
     checks: dict[str, Callable[[], Iterator[str]]] = {
         "database": lambda: _integrity(connection),
+        "meta": lambda: schema.odd_rows(connection),
         "log": log.check,
         "texts": lambda: _texts(connection),
         "facts": lambda: check_facts(connection),
@@ -92,6 +103,11 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
     return VerifyReport(items=log.items, events=log.events, redacted=log.redacted, problems=problems)
 
 
+def log_problems(connection: Connection, digests: Digests) -> Iterator[str]:
+    """Yield what is wrong with items and events by older rules of digesting."""
+    return _Log(connection, digests, None).check()
+
+
 def _integrity(connection: Connection) -> Iterator[str]:
     """Ask the database about its own pages and indexes, where it can tell, and about its triggers."""
     if connection.dialect.name == "sqlite":
@@ -105,14 +121,14 @@ def _integrity(connection: Connection) -> Iterator[str]:
 class _Log:
     """Items and events in seq order, with the running digest over them."""
 
-    def __init__(self, connection: Connection, on_progress: OnProgress | None) -> None:
+    def __init__(self, connection: Connection, digests: Digests, on_progress: OnProgress | None) -> None:
         self._connection = connection
+        self._digests = digests
         self._on_progress = on_progress
         self.items = self.events = self.redacted = 0
 
     def check(self) -> Iterator[str]:
-        fixed = {row.name: row.value for row in self._connection.execute(sa.select(meta.c.name, meta.c.value))}
-        running, last, wrong = bytes.fromhex(digest_json(fixed)), 0, False
+        running, last, wrong = schema.founding_digest(self._connection), 0, False
         end = self._connection.execute(sa.select(head.c.seq, head.c.digest).where(head.c.name == "log")).one()
         for row in self._in_order():
             seq = row["seq"]
@@ -120,7 +136,7 @@ class _Log:
                 wrong = True
                 yield f"seq {last + 1}{f' to {seq - 1}' if seq > last + 2 else ''} is missing or out of order"
             is_item = "body_digest" in row
-            digest = _item_now(row) if is_item else event_digest(row, row["item_digest"] or b"")
+            digest = digest_of_row(row, self._digests)
             for line in _item_problems(row, digest) if is_item else _event_problems(row, digest):
                 wrong = True
                 yield line
@@ -136,8 +152,8 @@ class _Log:
 
     def _in_order(self) -> Iterator[Any]:
         with (  # where one cannot be read, the other's cursor is closed too
-            contextlib.closing(self._rows(_item_query())) as of_items,
-            contextlib.closing(self._rows(_event_query())) as of_events,
+            contextlib.closing(self._rows(item_rows())) as of_items,
+            contextlib.closing(self._rows(event_rows())) as of_events,
         ):
             yield from heapq.merge(of_items, of_events, key=lambda row: row["seq"])
 
@@ -146,7 +162,8 @@ class _Log:
             yield from result.mappings()
 
 
-def _item_query() -> sa.Select[Any]:
+def item_rows() -> sa.Select[Any]:
+    """Return the query for all that an item's digests cover, in seq order."""
     psi, omega, parent = texts.alias("psi"), texts.alias("omega"), items.alias("parent")
     noted = sa.exists().where(events.c.item_id == items.c.id, events.c.kind == "redact")
     return (
@@ -168,7 +185,8 @@ def _item_query() -> sa.Select[Any]:
     )
 
 
-def _event_query() -> sa.Select[Any]:
+def event_rows() -> sa.Select[Any]:
+    """Return the query for all that an event's digest covers, in seq order."""
     return (
         sa.select(*events.c, items.c.digest.label("item_digest"))
         .outerjoin(items, items.c.id == events.c.item_id)
@@ -176,10 +194,12 @@ def _event_query() -> sa.Select[Any]:
     )
 
 
-def _item_now(row: Any) -> bytes:
-    """Return the digest that an item's row should have."""
+def digest_of_row(row: Any, digests: Digests) -> bytes:
+    """Return the digest that a row should have."""
+    if "body_digest" not in row:
+        return digests.event(row, row["item_digest"] or b"")
     before = row["parent_seq"] is not None and row["parent_seq"] < row["seq"]
-    return item_digest(row, row["psi"] or b"", row["omega"] or b"", row["parent_digest"] if before else b"")
+    return digests.item(row, row["psi"] or b"", row["omega"] or b"", row["parent_digest"] if before else b"")
 
 
 def _item_problems(row: Any, digest: bytes) -> Iterator[str]:
@@ -263,8 +283,7 @@ def _checkpoints(connection: Connection) -> Iterator[str]:
 def _numbered(connection: Connection, table: sa.Table, digest: Callable[[Any, bytes], bytes]) -> Iterator[str]:
     """Check a table whose rows are numbered and whose digests each cover the row before."""
     word = table.name.removesuffix("s")
-    fixed = {row.name: row.value for row in connection.execute(sa.select(meta.c.name, meta.c.value))}
-    running, number = bytes.fromhex(digest_json(fixed)), 0
+    running, number = schema.founding_digest(connection), 0
     for row in connection.execute(sa.select(table).order_by(table.c.number)).mappings():
         number += 1
         running = digest(row, running)
