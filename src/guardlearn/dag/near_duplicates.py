@@ -15,7 +15,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
-__all__ = ["BANDS", "NEAR", "bands", "common_shingles", "distinctive", "scheme", "shingles", "signature", "similarity"]
+__all__ = [
+    "BANDS",
+    "NEAR",
+    "band",
+    "bands",
+    "common_shingles",
+    "distinctive",
+    "scheme",
+    "shingles",
+    "signature",
+    "similarity",
+]
 
 NEAR = 0.5
 """Estimated Jaccard similarity from which two specifications are near-duplicates."""
@@ -66,17 +77,23 @@ def signature(hashes: Collection[int]) -> Any:
     """Return the MinHash signature of a set of 32-bit hashes: uint32, shape [PERMUTATIONS]."""
     import numpy
 
-    sketch = _empty_sketch().copy()  # drawing the permutations anew would cost more than using them
-    sketch.update_batch(sorted(hashes))
-    return sketch.digest().astype(numpy.uint32)
+    factors, offsets = _permutations()
+    mixed = numpy.array(sorted(hashes), dtype=numpy.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # MurmurHash3's finalizer
+        mixed = (mixed ^ (mixed >> numpy.uint32(shift))) * numpy.uint32(factor)
+    return (mixed[:, None] * factors + offsets).min(axis=0)
 
 
 def bands(values: Any) -> list[int]:
     """Return one signed 64-bit hash for each band of a signature; equal bands make two texts candidates."""
     width = PERMUTATIONS // BANDS  # the two values left over serve the estimate only
     raw = values.astype("<u4").tobytes()
-    parts = (raw[at * width * 4 : (at + 1) * width * 4] for at in range(BANDS))
-    return [int.from_bytes(hashlib.blake2b(part, digest_size=8).digest(), "big", signed=True) for part in parts]
+    return [band(raw[at * width * 4 : (at + 1) * width * 4]) for at in range(BANDS)]
+
+
+def band(part: bytes) -> int:
+    """Return the hash of one band: three values of a signature, little-endian uint32."""
+    return int.from_bytes(hashlib.blake2b(part, digest_size=8).digest(), "big", signed=True)
 
 
 def similarity(values: Any, others: Any) -> Any:
@@ -93,7 +110,14 @@ def scheme() -> str:
 
 
 @functools.cache
-def _empty_sketch() -> Any:
-    from datasketch import MinHash
+def _permutations() -> tuple[Any, Any]:
+    """Return the odd factors and the offsets of the permutations h -> factor * h + offset mod 2^32.
 
-    return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
+    They are those of datasketch 2's "affine32" with seed 1, so its signatures stay good; the library itself would load
+    scipy, which costs each first import a second and 45 MB.
+    """
+    import numpy
+
+    draw = numpy.random.RandomState(1)  # its stream never changes
+    factors = draw.randint(0, 1 << 31, PERMUTATIONS, dtype=numpy.uint32) * numpy.uint32(2) + numpy.uint32(1)
+    return factors, draw.randint(0, 1 << 32, PERMUTATIONS, dtype=numpy.uint32)

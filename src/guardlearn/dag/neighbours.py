@@ -18,11 +18,12 @@ from guardlearn.dag.side_tables import side_bands, side_index
 from guardlearn.dag.tables import specifications, texts
 from guardlearn.types import Side
 
-__all__ = ["Neighbour", "NeighbourIndex", "Sketch"]
+__all__ = ["BUCKET", "Neighbour", "NeighbourIndex", "Sketch", "unpack"]
 
 _SAMPLE = 400
 _COMMON_FROM = 10
-_BUCKET = 32
+BUCKET = 32
+"""A bucket of the index takes so many specifications: a full one finds the same neighbours."""
 _CHUNK = 500
 
 
@@ -103,7 +104,7 @@ class NeighbourIndex:
     def _enter(self, key: int, sketch: Sketch) -> None:
         for band, value in enumerate(sketch.bands):
             bucket = self._buckets.setdefault((band, value), [])
-            if len(bucket) < _BUCKET:  # a full bucket finds the same neighbours; more would make appending quadratic
+            if len(bucket) < BUCKET:  # more would make appending quadratic
                 bucket.append(key)
                 self._unsaved.append({"band": band, "value": value, "key": key})
 
@@ -132,7 +133,7 @@ class NeighbourIndex:
         stored = int(self.connection.execute(sa.select(sa.func.count()).select_from(specifications)).scalar_one())
         total = stored + len(incoming)
         state = self.connection.execute(sa.select(side_index)).mappings().first()
-        common = _unpack(state["common"]) if state else frozenset()
+        common = unpack(state["common"]) if state else frozenset()
         known_scheme = state is not None and state["scheme"] == scheme
         if state is not None and known_scheme and (total < 2 * state["specs"] or total < _COMMON_FROM):
             return common, False
@@ -186,5 +187,6 @@ def _pack(hashes: Iterable[int]) -> bytes:
     return b"".join(value.to_bytes(4, "little") for value in sorted(hashes))
 
 
-def _unpack(packed: bytes) -> frozenset[int]:
+def unpack(packed: bytes) -> frozenset[int]:
+    """Return the common shingles as `side_index` holds them."""
     return frozenset(int.from_bytes(packed[at : at + 4], "little") for at in range(0, len(packed), 4))

@@ -1,8 +1,8 @@
 """Opens a folder of AtomicGuard stores as ℛ: a side file in the user's cache, brought up to date by what changed.
 
 The side file remembers the size and time of every object it was made from, in a table of its own that is written in
-the import's transaction. Where nothing changed, nothing is read; where objects came or changed, those are; where one
-went or its content became another, the side file is made anew, because ℛ only grows.
+the import's transaction, one row a folder. Where nothing changed, nothing is read; where objects came or changed, those
+are; where one went or its content became another, the side file is made anew, because ℛ only grows.
 """
 
 from __future__ import annotations
@@ -11,47 +11,57 @@ import contextlib
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import msgspec
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from guardlearn.caches import cache_folder
-from guardlearn.dag.importers.atomicguard import store_survey
-from guardlearn.dag.importers.atomicguard_survey import find_stores, object_files, survey
+from guardlearn.dag.importers.atomicguard import fill
+from guardlearn.dag.importers.atomicguard_files import ObjectFolder, find_stores, listed, object_folders
+from guardlearn.dag.importers.atomicguard_people import amendments
+from guardlearn.dag.importers.atomicguard_pool import Readers
+from guardlearn.dag.importers.atomicguard_storing import store_survey
+from guardlearn.dag.importers.atomicguard_survey import Survey
 from guardlearn.digests import digest_text
 from guardlearn.errors import DataError, RepositoryError
+from guardlearn.types import OnProgress
 
 __all__ = ["by_way_of"]
 
-_Stamps = dict[bytes, tuple[int, int]]
-"""Time (ns) and size of each object file, by its path below the folder."""
-
 _KEPT = 2  # a process that opened the one before the newest goes on reading it
+_TABLE = "CREATE TABLE atomicguard_folders (path BLOB PRIMARY KEY, stamps BLOB)"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[tuple[bytes, int, int]]).decode
 
 
-def by_way_of(target: str | os.PathLike[str], read_only: bool) -> tuple[str | os.PathLike[str], bool]:
+def by_way_of(
+    target: str | os.PathLike[str], read_only: bool, on_progress: OnProgress | None = None
+) -> tuple[str | os.PathLike[str], bool]:
     """Return what to open for `target`, and whether to refuse appends: a folder's side file, anything else itself.
 
     Raises:
         RepositoryError: a folder holds no AtomicGuard store, or the cache takes no file.
     """
-    return (_side_file(target), True) if Path(target).is_dir() else (target, read_only)
+    return (_side_file(target, on_progress), True) if Path(target).is_dir() else (target, read_only)
 
 
-def _side_file(folder: str | os.PathLike[str]) -> Path:
+def _side_file(folder: str | os.PathLike[str], on_progress: OnProgress | None) -> Path:
     """Return the path of a folder's side file, made or brought up to date."""
     try:
         stores = find_stores(folder)
     except DataError as error:
         raise RepositoryError(f"no repository at {os.fspath(folder)}: it is a folder, and {error}") from None
-    stamps = _stamps(folder, stores)
     place = cache_folder() / "atomicguard" / digest_text(os.path.realpath(folder))[:32]
     try:
         made = sorted(place.glob("[0-9]*.db"))
-        if made and _refresh(made[-1], folder, stores, stamps):
+        if made and _refresh(made[-1], folder, stores, on_progress):
             return made[-1]
-        return _make(place, folder, stores, stamps)
+        return _make(place, folder, stores, on_progress)
     except OSError as error:
         raise RepositoryError(
             f"{os.fspath(folder)} is read by way of a side file in {place}, which cannot be written "
@@ -59,41 +69,27 @@ def _side_file(folder: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def _stamps(folder: str | os.PathLike[str], stores: list[Path]) -> _Stamps:
-    found: _Stamps = {}
-    for store in stores:
-        for path in object_files(store):
-            with contextlib.suppress(FileNotFoundError):
-                state = path.stat()
-                found[os.fsencode(os.path.relpath(path, folder))] = state.st_mtime_ns, state.st_size
-    return found
-
-
 class _MadeAnew(Exception):
     """What the side file holds is no longer what the folder holds."""
 
 
-def _refresh(path: Path, folder: str | os.PathLike[str], stores: list[Path], stamps: _Stamps) -> bool:
+def _refresh(path: Path, folder: str | os.PathLike[str], stores: list[Path], on_progress: OnProgress | None) -> bool:
     """Bring a side file up to date; returns False where it must be made anew."""
     from guardlearn.dag.store import ArtifactDAG
 
     try:
         with ArtifactDAG.load(path) as dag:
             with dag.reading() as connection:
-                known = _read(connection)
-            if known == stamps:
-                return True
-            if known.keys() - stamps.keys():
-                return False
-            with dag.writing() as connection:
-                known = _read(connection)  # another process may have refreshed it meanwhile
-                _take(connection, folder, stores, stamps, {name for name in stamps if known.get(name) == stamps[name]})
+                if _is_current(connection, folder, stores):
+                    return True
+            with dag.writing() as connection:  # another process may have refreshed it meanwhile
+                _take(connection, folder, stores, on_progress, anew=False)
         return True
     except (RepositoryError, DBAPIError, _MadeAnew):  # another version's, damaged, or outdated: it is only a cache
         return False
 
 
-def _make(place: Path, folder: str | os.PathLike[str], stores: list[Path], stamps: _Stamps) -> Path:
+def _make(place: Path, folder: str | os.PathLike[str], stores: list[Path], on_progress: OnProgress | None) -> Path:
     from guardlearn.dag.store import ArtifactDAG
 
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -101,10 +97,8 @@ def _make(place: Path, folder: str | os.PathLike[str], stores: list[Path], stamp
     draft = place / f".{name}"
     try:
         with ArtifactDAG.create(draft) as dag, dag.writing() as connection:
-            connection.exec_driver_sql(
-                "CREATE TABLE atomicguard_objects (path BLOB PRIMARY KEY, modified INTEGER, size INTEGER)"
-            )
-            _take(connection, folder, stores, stamps, set())
+            connection.exec_driver_sql(_TABLE)
+            _take(connection, folder, stores, on_progress, anew=True)
         draft.replace(place / name)
     finally:
         _remove(draft)
@@ -117,24 +111,83 @@ def _take(
     connection: Connection,
     folder: str | os.PathLike[str],
     stores: list[Path],
-    stamps: _Stamps,
-    unchanged: set[bytes],
+    on_progress: OnProgress | None,
+    *,
+    anew: bool,
 ) -> None:
     """Import every object but those unchanged, and note the stamps."""
-    passed = {os.fspath(Path(folder) / os.fsdecode(name)) for name in unchanged}
-    found = survey(folder, stores, by_history=False, unchanged=passed)
-    unreadable = found.skipped
-    store_survey(connection, folder, found)
-    if unchanged and found.skipped > unreadable:
+    people, odd = amendments(folder)
+    with Survey() as found, Readers(by_history=False, people=people) as readers:
+        fill(found, readers, folder, stores, _files(connection, found, folder, stores), on_progress)
+        found.add_faults(odd)
+        on_clash = None if anew else _make_anew
+        store_survey(connection, folder, found, readers, on_clash=on_clash, on_progress=on_progress)
+
+
+def _make_anew() -> NoReturn:
+    raise _MadeAnew
+
+
+def _is_current(connection: Connection, folder: str | os.PathLike[str], stores: list[Path]) -> bool:
+    count = 0
+    for each in object_folders(folder, stores):
+        if _encode(_stamps(each)) != _known(connection, folder, each):
+            return False
+        count += 1
+    return count == _count(connection)
+
+
+def _files(
+    connection: Connection, found: Survey, folder: str | os.PathLike[str], stores: list[Path]
+) -> Iterator[tuple[ObjectFolder, str]]:
+    """Yield the objects that came or changed, and note the stamps of all, taken before any is read."""
+    count = 0
+    for each in object_folders(folder, stores):
+        count += 1
+        stamps, stored = _stamps(each), _known(connection, folder, each)
+        encoded = _encode(stamps)
+        names = [os.fsdecode(name) for name, _, _ in stamps]
+        if stored is not None:
+            before = {name: stamp for name, *stamp in _decode(stored)}
+            if before.keys() - {name for name, _, _ in stamps}:
+                raise _MadeAnew
+            same = [before.get(name) == stamp for name, *stamp in stamps]
+            found.pass_over(each.number, [name for name, kept in zip(names, same, strict=True) if kept])
+            names = [name for name, kept in zip(names, same, strict=True) if not kept]
+        if encoded != stored:
+            connection.exec_driver_sql(
+                "INSERT OR REPLACE INTO atomicguard_folders VALUES (?, ?)", (_path(folder, each), encoded)
+            )
+        for name in names:
+            yield each, name
+    if count != _count(connection):
         raise _MadeAnew
-    fresh = [(name, *stamp) for name, stamp in stamps.items() if name not in unchanged]
-    if fresh:
-        connection.exec_driver_sql("INSERT OR REPLACE INTO atomicguard_objects VALUES (?, ?, ?)", fresh)
 
 
-def _read(connection: Connection) -> _Stamps:
-    rows = connection.exec_driver_sql("SELECT path, modified, size FROM atomicguard_objects")
-    return {bytes(path): (modified, size) for path, modified, size in rows}
+def _stamps(folder: ObjectFolder) -> list[tuple[bytes, int, int]]:
+    """Return name, time (ns) and size of each object file, by name."""
+    found = []
+    with listed(folder.path) as entries:
+        for each in entries:
+            if each.name.endswith(".json"):
+                with contextlib.suppress(FileNotFoundError):
+                    state = each.stat()
+                    found.append((os.fsencode(each.name), state.st_mtime_ns, state.st_size))
+    return sorted(found)
+
+
+def _known(connection: Connection, folder: str | os.PathLike[str], each: ObjectFolder) -> bytes | None:
+    query = "SELECT stamps FROM atomicguard_folders WHERE path = ?"
+    found: bytes | None = connection.exec_driver_sql(query, (_path(folder, each),)).scalar_one_or_none()
+    return found
+
+
+def _count(connection: Connection) -> int:
+    return int(connection.exec_driver_sql("SELECT COUNT(*) FROM atomicguard_folders").scalar_one())
+
+
+def _path(folder: str | os.PathLike[str], each: ObjectFolder) -> bytes:
+    return os.fsencode(os.path.relpath(each.path, folder))
 
 
 def _remove(path: Path) -> None:

@@ -7,14 +7,13 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from guardlearn.dag.importers.atomicguard_object import decode
-from guardlearn.dag.importers.atomicguard_survey import read_bytes
-from guardlearn.digests import digest_json
+from guardlearn.dag.importers.atomicguard_files import amendment_files
+from guardlearn.dag.importers.atomicguard_object import amendment_key, decode, read_bytes
 from guardlearn.errors import DataError
 
-__all__ = ["Review", "amendment_key", "amendments", "reviews"]
+__all__ = ["Review", "amendments", "read_only", "reviews"]
 
 
 class Review(NamedTuple):
@@ -27,23 +26,19 @@ class Review(NamedTuple):
     feedback: str
 
 
-def amendments(source: str | os.PathLike[str], faults: list[str]) -> set[str]:
-    """Return keys of the artifacts that people wrote: each `amendments/*/*.json` under `source`."""
+def amendments(source: str | os.PathLike[str]) -> tuple[set[str], list[tuple[str, str]]]:
+    """Return keys of the artifacts that people wrote, by `amendments/*/*.json` under `source`, and faults by id."""
     found: set[str] = set()
-    for path in sorted(Path(source).glob("**/amendments/*/*.json")):
+    faults: list[tuple[str, str]] = []
+    for path in amendment_files(source):
         try:
-            value = decode(read_bytes(path))
+            value, _ = decode(read_bytes(path))
         except ValueError:
-            faults.append(f"{path.stem}: this amendment cannot be read; an item it wrote has source unknown")
+            faults.append((path.stem, "this amendment cannot be read; an item it wrote has source unknown"))
             continue
         if value.get("amendment_type") == "artifact":
             found.add(amendment_key(value.get("parent_artifact_id"), value.get("content")))
-    return found
-
-
-def amendment_key(parent_id: Any, content: Any) -> str:
-    """Return what an amendment and the item made of it have in common."""
-    return digest_json([parent_id or "", content])
+    return found, faults
 
 
 def reviews(path: str | os.PathLike[str]) -> list[Review]:
@@ -55,7 +50,7 @@ def reviews(path: str | os.PathLike[str]) -> list[Review]:
     if not Path(path).is_file():
         raise DataError(f"no reviews database at {os.fspath(path)}; give AtomicGuard's SQLite file of pending_reviews")
     try:
-        with _read_only(Path(path)) as connection:
+        with read_only(Path(path)) as connection:
             rows = connection.execute(
                 "SELECT review_id, artifact_id, artifact_content, status, feedback FROM pending_reviews "
                 "ORDER BY created_at, review_id"
@@ -69,7 +64,8 @@ def reviews(path: str | os.PathLike[str]) -> list[Review]:
 
 
 @contextlib.contextmanager
-def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database of AtomicGuard's that may be in use, and leave it as it is."""
     log = Path(f"{path}-wal")  # without one nothing is pending, and immutable leaves no lock files behind
     immutable = "" if log.exists() and log.stat().st_size else "&immutable=1"
     connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{immutable}", uri=True)

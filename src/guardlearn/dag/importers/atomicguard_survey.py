@@ -1,240 +1,331 @@
-"""Finds AtomicGuard's stores under a folder and indexes their objects: ids, links, times, order.
+"""What one or more AtomicGuard stores hold, in the order to store it: ids, links, times, and what is wrong.
 
 `objects/` is the truth; `index.json` is a hint, and where the two differ that is a fault, because two writers lose
-index entries and a crash leaves an object without one. Nothing is written. Errata 6, 7 and 16.
+index entries and a crash leaves an object without one. A survey may be of any size: it lies in a temporary file that
+vanishes with the process. Errata 6, 7 and 16.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
 import os
-import sys
-from collections import Counter
-from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from guardlearn.dag.importers import atomicguard_object as objects
-from guardlearn.errors import DataError
-from guardlearn.types import OnProgress
+from guardlearn.dag.importers.atomicguard_index import Hints, Listed, read_index
+from guardlearn.dag.importers.atomicguard_records import Head, name_of
+from guardlearn.dag.rows import to_micros
+from guardlearn.errors import RepositoryError
 
-__all__ = ["Entry", "Survey", "find_stores", "object_files", "read_bytes", "survey"]
+__all__ = ["Entry", "Faults", "Survey"]
 
-_PROGRESS_EVERY = 500
+MOST_FAULTS = 10_000
+"""Faults that a report names; of those beyond it gives the number."""
+
+_CACHE_KIB = 6_144
+_SCHEMA = """
+CREATE TABLE entries (
+    n INTEGER PRIMARY KEY, id TEXT, store INTEGER, folder INTEGER, name BLOB, parent_id TEXT, created_at INTEGER,
+    time_known INTEGER, status TEXT, second INTEGER DEFAULT 0
+);
+CREATE TABLE hints (store INTEGER, id TEXT, status TEXT, created_at TEXT);
+CREATE TABLE listed (place TEXT, id TEXT);
+CREATE TABLE seen (store INTEGER, name TEXT, PRIMARY KEY (store, name)) WITHOUT ROWID;
+"""
+_ENTRY = "e.n, e.id, e.store, e.folder, e.name, e.parent_id, e.created_at, e.time_known, p.n"
+_ENTRIES = f"SELECT {_ENTRY} FROM entries e LEFT JOIN entries p ON p.id = e.parent_id AND NOT p.second"
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One object: where it lies and what decides its place."""
 
+    n: int
     id: str
-    store: str
-    path: str
-    parent_id: str | None
-    created_at: datetime
-    time_known: bool
-    status: str
-    content: bytes
-    """16 bytes that stand for the object's content."""
+    store: int
+    folder: int
+    name: bytes | None
+    """Of its file; None: its id and ".json"."""
+    parent_id: str
+    created_at: int
+    """Microseconds since 1970; from the index or the file where the object has none."""
+    time_known: int
+    parent: int | None
+    """Its parent's n; None where the stores do not hold it."""
     circle: bool = False
     """Its links run in a circle."""
 
 
-@dataclass(slots=True)
+class Faults:
+    """What is odd, one sentence each with an id; the first ones are kept."""
+
+    def __init__(self) -> None:
+        self._kept: list[str] = []
+        self._more = 0
+
+    def add(self, name: str, fault: str) -> None:
+        """Note a fault."""
+        if len(self._kept) < MOST_FAULTS:
+            self._kept.append(f"{name}: {fault}")
+        else:
+            self._more += 1
+
+    def named(self) -> list[str]:
+        """Return the faults, and how many more there are."""
+        more = f"and {self._more} more faults; mend these, and import again to see the next"
+        return [*self._kept, *([more] if self._more else [])]
+
+
 class Survey:
-    """Every object of one or more stores."""
+    """Every object of one or more stores; fill it with `index` and `take`, then `complete` it. Close it after use."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)
-    order: list[Entry] = field(default_factory=list)
-    """The entries, parents first, then by (created_at, id)."""
-    faults: list[str] = field(default_factory=list)
-    skipped: int = 0
+    def __init__(self) -> None:
+        self.index_faults, self.faults = Faults(), Faults()
+        self.skipped = 0
+        self.count = 0
+        """Objects with a place in the order."""
+        self._last = 0
+        self._stores: dict[int, str] = {}
+        self._folders: list[str] = []
+        self._without_index: set[int] = set()
+        self._time_unknown = False
+        with _room():
+            self._database = sqlite3.connect("", isolation_level=None)  # a temporary file, in TMPDIR or /var/tmp
+            for setting in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+                self._database.execute(f"PRAGMA {setting}")
+            self._database.executescript(_SCHEMA)
+            self._database.execute("BEGIN")
 
+    def __enter__(self) -> Self:
+        return self
 
-def find_stores(source: str | os.PathLike[str]) -> list[Path]:
-    """Return every folder in `source` that is a FilesystemArtifactDAG, whatever the layout (erratum 16).
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._database.close()
 
-    Raises:
-        DataError: there is none.
-    """
-    root, found = Path(source), []
-    for folder, names, files in os.walk(root):
-        if "objects" in names and not {"index.json", "index.tmp"}.isdisjoint(files):
-            found.append(Path(folder))
-            names.remove("objects")
-        names.sort()
-    if not found:
-        raise DataError(
-            f"{os.fspath(root)} holds no AtomicGuard store; one is a folder with index.json and objects/, "
-            "or any folder above such ones"
-        )
-    return sorted(found)
+    # -- filling
 
+    def index(self, number: int, store: Path, name: str) -> Iterator[None]:
+        """Read a store's index.json, a step with each `next`; all of it before the survey is complete.
 
-def survey(
-    source: str | os.PathLike[str],
-    stores: list[Path],
-    by_history: bool,
-    on_progress: OnProgress | None = None,
-    unchanged: Container[str] = (),
-) -> Survey:
-    """Read every object once.
+        Args:
+            number: of the store, counted up from 1.
+            store: its folder.
+            name: the store's as the report names it.
+        """
+        self._stores[number] = name
+        if (store / "index.tmp").exists():
+            self.index_faults.add(name, "index.tmp was left by a crash; it is not read")
+        try:
+            for part in read_index(store / "index.json"):
+                self._note_index(number, part)
+                yield
+        except ValueError:
+            self._note_index(number, None)
+            self._without_index.add(number)
+            self.index_faults.add(name, "index.json cannot be read; objects are read without it")
+        repeated = "SELECT id, place, COUNT(*) FROM listed GROUP BY place, id HAVING COUNT(*) > 1 ORDER BY MIN(rowid)"
+        for each, place, times in self._database.execute(repeated):
+            self.index_faults.add(each, f"the index lists it {times} times under {place}")
+        self._database.execute("DELETE FROM listed")
 
-    Args:
-        source: what the stores' names are relative to.
-        stores: folders of `find_stores`.
-        by_history: join a restarted cycle to the last attempt of its H (erratum 7).
-        on_progress: called with (stores read, stores, note).
-        unchanged: paths of object files to pass over; ℛ has them.
-    """
-    found = Survey()
-    for number, store in enumerate(stores, 1):
-        name = os.path.relpath(store, source)
-        index = _index(store, name, found)
-        seen: set[str] = set()
-        for path in object_files(store):
-            seen.add(path.stem)
-            if os.fspath(path) in unchanged:
+    def pass_over(self, number: int, names: Iterable[str]) -> None:
+        """Note object files of a store that are not read, because ℛ has what they hold."""
+        self._see([(number, name_of(name.removesuffix(".json"))) for name in names])
+
+    def take(self, number: int, folder: str, names: list[str], heads: list[Head]) -> None:
+        """Note what some objects are.
+
+        Args:
+            number: of their store.
+            folder: theirs.
+            names: of their files.
+            heads: one for each.
+        """
+        if not self._folders or self._folders[-1] != folder:
+            self._folders.append(folder)
+        rows: list[tuple[Any, ...]] = []
+        odd: list[tuple[int, str]] = []
+        for name, head in zip(names, heads, strict=True):
+            usual = name == f"{head.id}.json"
+            if not (usual and head.id):
+                odd.append((number, name_of(name.removesuffix(".json"))))
+            if not head.id:
+                self.skipped += 1
+                self.faults.add(odd[-1][1], head.fault)
                 continue
-            _add(found, index, path, name, by_history)
-            if on_progress and len(found.entries) % _PROGRESS_EVERY == 0:
-                on_progress(number - 1, len(stores), f"reading stores, {len(found.entries)} objects")
-        _compare(found, index, seen, name)
-    found.order = _in_order(found.entries)
-    found.faults += [
-        f"{each.id}: its links run in a circle, by way of {each.parent_id}" for each in found.order if each.circle
-    ]
-    return found
+            if not usual:
+                self.faults.add(head.id, f"its file is named {name!r}; the id inside is taken")
+            self._last += 1
+            self._time_unknown |= not head.time_known
+            place = (number, len(self._folders) - 1, None if usual else os.fsencode(name))
+            rows.append((self._last, head.id, *place, head.parent_id, head.created_at, head.time_known, head.status))
+        with _room():
+            self._database.executemany(_INSERT, rows)
+        self._see(odd)
 
+    def add_faults(self, faults: Iterable[tuple[str, str]]) -> None:
+        """Note what is odd beside the objects, by id."""
+        for each in faults:
+            self.faults.add(*each)
 
-def object_files(store: Path) -> Iterator[Path]:
-    """Yield the object files of one store, folder by folder, by name."""
-    for folder in sorted(each for each in (store / "objects").iterdir() if each.is_dir()):
-        yield from sorted(folder.glob("*.json"))
+    def complete(self) -> None:
+        """Compare what was taken: second copies, and what the indexes say."""
+        with _room():
+            self._database.execute("CREATE INDEX entries_id ON entries (id)")
+        self._note_copies()
+        if self._time_unknown:
+            self._note_times()
+        self._compare_indexes()
+        query = "SELECT COUNT(*) FROM entries WHERE NOT second"
+        self.count = int(self._database.execute(query).fetchone()[0])
+        self._database.execute("PRAGMA cache_size = -4096")  # from now on it is read in order
 
+    # -- reading
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return a file's bytes.
+    def in_order(self) -> Iterator[Entry]:
+        """Yield the entries, parents first, then by (created_at, id); who is in a circle is marked, and a fault."""
+        done = bytearray(self._last + 1)
+        for row in self._database.execute(f"{_ENTRIES} WHERE NOT e.second ORDER BY e.created_at, e.id"):
+            entry = Entry(*row)
+            if done[entry.n]:
+                continue
+            path = {entry.n: entry}
+            above = entry.parent
+            while above is not None and not done[above]:
+                if above in path:
+                    numbers = list(path)
+                    for number in numbers[numbers.index(above) :]:
+                        path[number] = path[number]._replace(circle=True)
+                    break
+                path[above] = self._entry(above)
+                above = path[above].parent
+            for each in reversed(path.values()):
+                done[each.n] = 1
+                if each.circle:
+                    self.faults.add(each.id, f"its links run in a circle, by way of {each.parent_id}")
+                yield each
 
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        with io.FileIO(path) as file:
-            return file.readall()
-    except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from None
+    def path(self, entry: Entry) -> str:
+        """Return an entry's file."""
+        return f"{self._folders[entry.folder]}/{os.fsdecode(entry.name) if entry.name else f'{entry.id}.json'}"
 
+    def store(self, entry: Entry) -> str:
+        """Return an entry's store as the report names it."""
+        return self._stores[entry.store]
 
-def _in_order(entries: dict[str, Entry]) -> list[Entry]:
-    """Return the entries parents first; whoever is in a circle is marked."""
-    done: set[str] = set()
-    order: list[Entry] = []
-    for start in sorted(entries.values(), key=lambda entry: (entry.created_at, entry.id)):
-        path: dict[str, Entry] = {}
-        entry: Entry | None = start
-        while entry is not None and entry.id not in done:
-            if entry.id in path:
-                ids = list(path)
-                for each in ids[ids.index(entry.id) :]:
-                    path[each].circle = True
-                break
-            path[entry.id] = entry
-            entry = entries.get(entry.parent_id or "")
-        order += reversed(path.values())
-        done.update(path)
-    return order
+    def find(self, item_id: str) -> Entry | None:
+        """Return the entry of an id, None where the stores do not hold it."""
+        row = self._database.execute(f"{_ENTRIES} WHERE e.id = ? AND NOT e.second", (item_id,)).fetchone()
+        return Entry(*row) if row else None
 
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Return those of `ids` that the stores hold; at most 30,000 are asked for."""
+        wanted = list(ids)
+        places = ", ".join("?" * len(wanted))
+        return {name for (name,) in self._database.execute(f"SELECT id FROM entries WHERE id IN ({places})", wanted)}
 
-def _add(found: Survey, index: dict[str, _Hint], path: Path, store: str, by_history: bool) -> None:
-    try:
-        raw = read_bytes(path)
-        value = objects.parse(raw)
-    except ValueError as error:
-        found.skipped += 1
-        found.faults.append(f"{path.stem}: not read, {error}")
-        return
-    name = value["artifact_id"]
-    if name != path.stem:
-        found.faults.append(f"{name}: its file is named {path.name!r}; the id inside is taken")
-    content = hashlib.sha256(raw).digest()[:16]
-    if (first := found.entries.get(name)) is not None:
-        found.skipped += 1
-        if first.content != content:
-            found.faults.append(f"{name}: is in {first.store} and in {store} with another content; the first is taken")
-        return
-    entry = _entry(value, path, store, index.get(name), by_history)
-    entry.content = content
-    found.entries[name] = entry
-    if not entry.time_known:
-        found.faults.append(f"{name}: created_at is no time; taken from the index or the file")
-    stated = index.get(name)
-    if stated is None:
-        found.faults.append(f"{name}: the index does not list it (a crash, or two writers)")
-    elif stated.status != entry.status:
-        found.faults.append(
-            f"{name}: the index says {stated.status!a}, the object {entry.status!a}; the object is taken"
+    # -- helpers
+
+    def _entry(self, n: int) -> Entry:
+        return Entry(*self._database.execute(f"{_ENTRIES} WHERE e.n = ?", (n,)).fetchone())
+
+    def _see(self, names: list[tuple[int, str]]) -> None:
+        if names:
+            self._database.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", names)
+
+    def _note_index(self, number: int, part: Hints | Listed | None) -> None:
+        if part is None:
+            self._database.execute("DELETE FROM hints WHERE store = ?", (number,))
+            self._database.execute("DELETE FROM listed")
+        elif isinstance(part, Hints):
+            rows = [
+                (number, name, name_of(str(hint.status)), hint.created_at if isinstance(hint.created_at, str) else None)
+                for name, hint in part.by_id.items()
+            ]
+            self._database.executemany("INSERT INTO hints VALUES (?, ?, ?, ?)", rows)
+        elif len(part.ids) > 1 or not part.whole:
+            place = f"{part.kind} {part.key!a}"
+            if part.whole and len(set(part.ids)) == len(part.ids):
+                return
+            self._database.executemany("INSERT INTO listed VALUES (?, ?)", [(place, each) for each in part.ids])
+
+    def _note_copies(self) -> None:
+        """Leave out every object whose id came before."""
+        found = self._database.execute(
+            "SELECT n, id FROM entries "
+            "WHERE id IN (SELECT id FROM entries GROUP BY id HAVING COUNT(*) > 1) ORDER BY id, n"
         )
+        first = 0, ""
+        for n, name in found:
+            if name != first[1]:
+                first = n, name
+                continue
+            self._database.execute("UPDATE entries SET second = 1 WHERE n = ?", (n,))
+            self.skipped += 1
+            one, other = self._entry(first[0]), self._entry(n)
+            if not _equal(self.path(one), self.path(other)):
+                places = f"in {self.store(one)} and in {self.store(other)}"
+                self.faults.add(name, f"is {places} with another content; the first is taken")
+
+    def _note_times(self) -> None:
+        """Take from the index what objects do not say."""
+        self._database.execute("CREATE INDEX hints_id ON hints (id)")
+        found = self._database.execute(
+            "SELECT e.n, e.id, h.created_at FROM entries e LEFT JOIN hints h ON h.id = e.id AND h.store = e.store "
+            "WHERE NOT e.time_known AND NOT e.second ORDER BY e.n"
+        )
+        for n, name, told in found:
+            self.faults.add(name, "created_at is no time; taken from the index or the file")
+            if (moment := objects.time_of(told)) is not None:
+                self._database.execute("UPDATE entries SET created_at = ? WHERE n = ?", (to_micros(moment), n))
+
+    def _compare_indexes(self) -> None:
+        listed = bytearray(self._last + 1)
+        found = self._database.execute(
+            "SELECT h.store, h.id, h.status, e.n, e.store, e.status FROM hints h "
+            "LEFT JOIN entries e ON e.id = h.id AND NOT e.second ORDER BY h.rowid"
+        )
+        for number, name, said, n, own, status in found:
+            if own == number:
+                listed[n] = 1
+                if said != status:
+                    self.faults.add(name, f"the index says {said!a}, the object {status!a}; the object is taken")
+            elif (own is None or own > number) and not self._is_seen(number, name):
+                self.skipped += 1
+                self.faults.add(name, f"the index of {self._stores[number]} lists it, but its object is missing")
+        for n, name, number in self._database.execute("SELECT n, id, store FROM entries WHERE NOT second ORDER BY n"):
+            if not listed[n] and number not in self._without_index:
+                self.faults.add(name, "the index does not list it (a crash, or two writers)")
+
+    def _is_seen(self, number: int, name: str) -> bool:
+        query = "SELECT 1 FROM seen WHERE store = ? AND name = ?"
+        return self._database.execute(query, (number, name)).fetchone() is not None
 
 
-def _entry(value: dict[str, Any], path: Path, store: str, stated: _Hint | None, by_history: bool) -> Entry:
-    created_at = objects.time_of(value.get("created_at"))
-    hint = objects.time_of(stated.created_at) if stated and created_at is None else None
-    parent = value.get("previous_attempt_id")
-    parent = parent if isinstance(parent, str) and parent else None
-    if parent is None and by_history:
-        told = [name for name, _ in objects.history(value) if name]
-        parent = told[-1] if told else None
-    return Entry(
-        id=value["artifact_id"],
-        store=store,
-        path=os.fspath(path),
-        parent_id=parent,
-        created_at=created_at or hint or datetime.fromtimestamp(path.stat().st_mtime, UTC),
-        time_known=created_at is not None,
-        status=sys.intern(str(value.get("status"))),
-        content=b"",
-    )
+_INSERT = (
+    "INSERT INTO entries (n, id, store, folder, name, parent_id, created_at, time_known, status) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
-class _Hint(msgspec.Struct):
-    """What an index says about one object."""
-
-    status: Any = None
-    created_at: Any = None
-
-
-class _Index(msgspec.Struct):
-    """index.json, as far as it is looked at: typed, because 100,000 dicts would be most of an import's memory."""
-
-    artifacts: dict[str, _Hint]
-    action_pairs: dict[str, list[str]] = {}
-    workflows: dict[str, list[str]] = {}
-
-
-def _index(store: Path, name: str, found: Survey) -> dict[str, _Hint]:
-    """Return the index's artifacts by id, {} where it cannot be read; ids listed twice are faults."""
-    if (store / "index.tmp").exists():
-        found.faults.append(f"{name}: index.tmp was left by a crash; it is not read")
+def _equal(one: str, other: str) -> bool:
     try:
-        index = msgspec.json.decode(read_bytes(store / "index.json"), type=_Index)
-    except (ValueError, RecursionError):
-        found.faults.append(f"{name}: index.json cannot be read; objects are read without it")
-        return {}
-    for kind, listed in (("action_pairs", index.action_pairs), ("workflows", index.workflows)):
-        for key, ids in listed.items():
-            for each, times in Counter(ids).items():
-                if times > 1:
-                    found.faults.append(f"{each}: the index lists it {times} times under {kind} {key!a}")
-    return index.artifacts
+        return objects.read_bytes(one) == objects.read_bytes(other)
+    except ValueError:  # one went meanwhile
+        return False
 
 
-def _compare(found: Survey, index: dict[str, _Hint], seen: set[str], store: str) -> None:
-    for name in index.keys() - seen - found.entries.keys():
-        found.skipped += 1
-        found.faults.append(f"{name}: the index of {store} lists it, but its object is missing")
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise RepositoryError(
+            f"what an import keeps in a temporary file while it runs cannot be written ({error}); make room in "
+            f"{os.environ.get('TMPDIR') or '/var/tmp'}, or set TMPDIR to a folder that has more"
+        ) from error
