@@ -144,6 +144,66 @@ def test_acceptance_ends_a_chain_and_the_session_goes_on_with_another(dag, log):
     assert retries == {"answer 1.1": 0, "answer 1.2": 1, "answer 1.3": 0, "answer 1.4": 1}
 
 
+def test_a_log_that_is_being_written_is_read_to_its_last_whole_line(dag, log):
+    path = log(LINES)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    report = import_log(dag, path, MAPPING)
+    assert (report.read, report.new, report.skipped) == (4, 4, 1)
+    assert (
+        report.faults[0].startswith("log.jsonl line 5: no JSON") and "the last line is incomplete" in report.faults[0]
+    )
+    assert len(list(read_log(path, MAPPING))) == 4
+    path.write_bytes(whole.removesuffix(b"\n"))  # whole, though its end is still missing
+    report = import_log(dag, path, MAPPING)
+    assert (report.read, report.new, report.unchanged, report.faults) == (5, 1, 4, [])
+    path.write_bytes(whole)
+    assert import_log(dag, path, MAPPING).new == 0
+
+
+@pytest.mark.parametrize("own_ids", [{}, {"id": "uid"}], ids=["digests", "own ids"])
+def test_a_late_verdict_becomes_an_event(dag, log, own_ids):
+    mapping = MAPPING | own_ids
+    waiting, first = line(1, 1, None, uid="a"), line(2, 1, False, uid="b")
+    assert import_log(dag, log([first, waiting]), mapping).unknown["verdict"] == 1
+    for judged in (line(1, 1, False, uid="a"), line(1, 1, True, uid="a")):
+        report = import_log(dag, log([first, judged]), mapping)
+        assert (report.read, report.new, report.unchanged, report.changed) == (2, 0, 1, 1)
+        assert stored(dag)[_id(dag, "answer 1.1")].status is (
+            ArtifactStatus.ACCEPTED if judged["ok"] else ArtifactStatus.REJECTED
+        )
+        seq = dag.last_seq
+        assert import_log(dag, log([first, judged]), mapping).changed == 0
+        assert import_log(dag, log([first, waiting]), mapping).changed == 0  # no verdict takes none back
+        assert dag.last_seq == seq
+    assert dag.verify().ok
+
+
+def test_a_retry_is_shown_the_feedback_that_came_with_a_late_verdict(dag, log):
+    import_log(dag, log([line(1, 1, None, error="")]), MAPPING)
+    report = import_log(dag, log([line(1, 1, False), line(1, 2, True)]), MAPPING)
+    assert (report.new, report.changed, report.faults) == (1, 1, [])
+    retry = stored(dag)[_id(dag, "answer 1.2")]
+    assert [(entry.artifact, entry.feedback) for entry in retry.history] == [("answer 1.1", "wrong 1")]
+    assert retry.facts.rejected_ancestors == 1
+
+
+def _id(dag, artifact):
+    return next(item.id for item in dag.extract(everything()) if item.artifact == artifact)
+
+
+def test_scores_and_constants_in_a_mapping(dag, log):
+    lines = [line(1, 1, 0.2, error="weak"), line(2, 1, 0.5), line(3, 1, None)]
+    report = import_log(dag, log(lines), MAPPING | {"accepted": "ok>=0.5", "source": "=human", "workflow_ref": "=ab"})
+    assert sorted(item.status.value for item in stored(dag).values()) == ["accepted", "pending", "rejected"]
+    assert {(item.source, item.workflow_ref) for item in stored(dag).values()} == {(Source.HUMAN, "ab")}
+    assert report.unknown == {"verdict": 1}
+    with pytest.raises(LogError, match=r"line 1: 'ok' \(for accepted\) 'true' is no number"):
+        import_log(dag, log([line(1, 1, True)]), MAPPING | {"accepted": "ok>=0.5"})
+    with pytest.raises(UsageError, match="'half' is no number"):
+        parse_mapping("spec=a,artifact=b,accepted=ok>half,chain=c")
+
+
 def test_every_optional_field_arrives(dag, log):
     extra = {
         "omega": "be brief", "fam": "sorting", "ap": "write", "by": "human", "check": "tests", "llm": "m1", "wf": "w1",
@@ -205,6 +265,8 @@ BAD = [
     (LINES[0] | {"at": "yesterday"}, "'at' (for time) 'yesterday' is no time"),
     (LINES[0] | {"at": None}, "'at' (for time) is null"),
     (LINES[0] | {"ok": "maybe"}, "'ok' (for accepted) 'maybe' is no verdict"),
+    (LINES[0] | {"ok": "shipped"}, "'ok' (for accepted) 'shipped' is no verdict"),
+    (LINES[0] | {"by": "robot"}, "'by' (for source) 'robot' is no source; allowed are generator, human, imported"),
     (LINES[0] | {"request": {"prompt": None}}, "(for spec) is null"),
     (LINES[0] | {"session_id": "a\0"}, "(for chain) 'a\\x00' holds NUL"),
     ('{"request": ', "no JSON"),
@@ -218,7 +280,7 @@ def test_a_bad_line_is_named_and_nothing_is_stored(dag, log, bad, said):
     if isinstance(bad, dict):
         bad = {key: value for key, value in bad.items() if value is not ...}
     with pytest.raises(LogError) as caught:
-        import_log(dag, log([LINES[1], "", bad, LINES[3]]), MAPPING)
+        import_log(dag, log([LINES[1], "", bad, LINES[3]]), MAPPING | {"source": "by"})
     message = str(caught.value)
     assert message.startswith("log.jsonl line 3: ") and said in message and "\n" not in message
     assert caught.value.line == 3
@@ -239,9 +301,9 @@ def test_whole_files_that_are_no_log_are_refused(dag, log, tmp_path):
         import_log(dag, log(["", ""]), MAPPING)
     with pytest.raises(LogError, match="jq -c"):
         import_log(dag, log([json.dumps(LINES, indent=1)]), MAPPING)
-    cut = log(LINES)
+    cut = log(LINES[:1])
     cut.write_bytes(cut.read_bytes()[:-20])
-    with pytest.raises(LogError, match=r"line 5: .*the last line is incomplete"):
+    with pytest.raises(LogError, match=r"line 1: .*the last line is incomplete"):
         import_log(dag, cut, MAPPING)
     cut.write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(LogError, match="line 1: byte 8 is not UTF-8"):

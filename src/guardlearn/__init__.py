@@ -44,8 +44,17 @@ _EXPORTS = {
     "policy": "predicates",
     "refinement": "predicates",
     "export_items": "dag.exporting",
+    "ImportFault": "dag.importers.protocol",
+    "ImportedItem": "dag.importers.protocol",
+    "Importer": "dag.importers.protocol",
+    "import_chat": "dag.importers.chat",
+    "import_items": "dag.importers.intake",
     "import_log": "dag.importers.log",
     "import_repository": "dag.importers.repository",
+    "import_with": "dag.importers.intake",
+    "load_prompts": "dag.importers.atomicguard_prompts",
+    "read_workflows": "dag.importers.workflows",
+    "workflow_hash": "dag.importers.workflows",
     "load_guard": "guards",
     "SamplingConfig": "generators",
     "open_generator": "generators",
@@ -79,8 +88,17 @@ _EXPORTS = {
 if TYPE_CHECKING:
     from guardlearn.dag import ArtifactDAG as ArtifactDAG
     from guardlearn.dag.exporting import export_items as export_items
+    from guardlearn.dag.importers.atomicguard_prompts import load_prompts as load_prompts
+    from guardlearn.dag.importers.chat import import_chat as import_chat
+    from guardlearn.dag.importers.intake import import_items as import_items
+    from guardlearn.dag.importers.intake import import_with as import_with
     from guardlearn.dag.importers.log import import_log as import_log
+    from guardlearn.dag.importers.protocol import ImportedItem as ImportedItem
+    from guardlearn.dag.importers.protocol import Importer as Importer
+    from guardlearn.dag.importers.protocol import ImportFault as ImportFault
     from guardlearn.dag.importers.repository import import_repository as import_repository
+    from guardlearn.dag.importers.workflows import read_workflows as read_workflows
+    from guardlearn.dag.importers.workflows import workflow_hash as workflow_hash
     from guardlearn.errors import GuardlearnError as GuardlearnError
     from guardlearn.evaluation import evaluate as evaluate
     from guardlearn.formats import format_traces as format_traces

@@ -166,7 +166,7 @@ def _next(spec: Specification, sample: int, chain: Sequence[Attempt], guard: Gua
     history = tuple(
         FeedbackEntry(artifact=attempt.generation.text, feedback=attempt.verdict.feedback) for attempt in chain
     )
-    messages = renderer.messages(spec.specification, constraints_of(spec, guard), history)
+    messages = renderer.messages(spec.specification, constraints_of(spec, guard), history, about=spec)
     return _Prompt(specification=spec, sample=sample, attempt=len(chain) + 1, history=history, messages=tuple(messages))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from guardlearn.errors import missing_library
+from guardlearn.prompts import Renderer
 from guardlearn.types import OnProgress, RepositoryItem, TrainingTrace
 
 __all__ = ["CredentialFinding", "count_kinds", "find_credentials", "kinds_in"]
@@ -29,15 +30,19 @@ class CredentialFinding(msgspec.Struct, frozen=True, kw_only=True):
 
     item_id: str
     kinds: dict[str, list[str]]
-    """Kind of secret → the places it stands in: specification, constraints, artifact, history, attempts."""
+    """Kind of secret → the places it stands in: specification, constraints, artifact, history, attempts, and what a
+    renderer adds."""
 
 
-def find_credentials(traces: Sequence[TrainingTrace], on_progress: OnProgress | None = None) -> list[CredentialFinding]:
+def find_credentials(
+    traces: Sequence[TrainingTrace], on_progress: OnProgress | None = None, *, renderer: Renderer | None = None
+) -> list[CredentialFinding]:
     """Return the traces whose texts hold a key or token, in order.
 
     Args:
         traces: what would be trained on.
         on_progress: called with (traces scanned, traces, note).
+        renderer: makes the prompts; what it adds to them is looked at too.
 
     Raises:
         BackendUnavailable: detect-secrets is not installed.
@@ -45,7 +50,7 @@ def find_credentials(traces: Sequence[TrainingTrace], on_progress: OnProgress | 
     found = []
     for number, trace in enumerate(traces, start=1):
         kinds: dict[str, list[str]] = {}
-        for place, text in _texts(trace):
+        for place, text in (*_texts(trace), *(renderer.added_texts(trace.item) if renderer else ())):
             for kind in kinds_in(text):
                 places = kinds.setdefault(kind, [])
                 if place not in places:

@@ -138,9 +138,16 @@ def format_traces(
         renderer=renderer,
         views=tuple(chosen_views(views)),
         tokenizer=tokenizer,
-        constrained=any(trace.item.constraints for trace in traces),
+        constrained=_system_messages(renderer, traces),
     )
     return TrainingRows(format, traces, shaper, on_progress)
+
+
+def _system_messages(renderer: Renderer, traces: Sequence[TrainingTrace]) -> bool:
+    """Whether any prompt has one."""
+    if renderer.config.layout == "atomicguard":
+        return bool(renderer.config.system)
+    return any(trace.item.constraints for trace in traces)
 
 
 def write_rows(rows: TrainingRows, output: Path) -> int:
@@ -229,7 +236,7 @@ class _Shaper:
     views: tuple[View, ...]
     tokenizer: Any
     constrained: bool
-    """Whether any trace has constraints: then every alpaca row has a `system`, so that the rows are alike."""
+    """Whether any prompt has a system message: then every alpaca row has one, so that the rows are alike."""
     left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     seen: set[str] = dataclasses.field(default_factory=set)
     """Ids of the items that kto has taken."""
@@ -243,16 +250,16 @@ class _Shaper:
         """Return the prompt of each view that applies to an item under the history `history`."""
         shown = {View.FIRST_ATTEMPT: (), View.REPAIR: history}
         return [
-            (view, self.renderer.messages(asked.specification, asked.constraints, shown[view]))
+            (view, self.renderer.messages(asked.specification, asked.constraints, shown[view], about=asked))
             for view in self.views
-            if view is View.FIRST_ATTEMPT or history
+            if (view is View.FIRST_ATTEMPT or history) and not self.renderer.obstacle(asked, shown[view])
         ]
 
     def answer(self, artifact: str) -> list[Message]:
         return [{"role": "assistant", "content": self.renderer.neutralise(artifact)}]
 
     def unusable(self, item: RepositoryItem, trace: TrainingTrace) -> str | None:
-        reason = unusable(item, trace.side, (trace.side,), _BOTH)
+        reason = unusable(item, trace.side, (trace.side,), _BOTH) or self.renderer.obstacle(item)
         return f"rejected attempt: {reason}" if reason and item is not trace.item else reason
 
 

@@ -73,6 +73,9 @@ def examples(
             left_out.append((trace.item.id, NO_HISTORY))
         for view in applicable:
             history = trace.history if view is View.REPAIR else ()
+            if obstacle := renderer.obstacle(trace.item, history):
+                left_out.append((f"{trace.item.id}/{view}", obstacle))
+                continue
             prompt = _prompt(trace, history, renderer, count_tokens, count_completion, max_length)
             if prompt is None:
                 left_out.append((f"{trace.item.id}/{view}", f"{view} row longer than {max_length} tokens"))
@@ -117,6 +120,6 @@ def _prompt(
 ) -> list[Message] | None:
     item = trace.item
     if max_length is None or count_tokens is None or count_completion is None:
-        return renderer.messages(item.specification, item.constraints, history)
+        return renderer.messages(item.specification, item.constraints, history, about=item)
     budget = max_length - count_completion(item.artifact)
-    return renderer.fit(item.specification, item.constraints, history, count_tokens, budget)
+    return renderer.fit(item.specification, item.constraints, history, count_tokens, budget, about=item)

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -132,6 +132,8 @@ def write_job(
     model_path: Path,
     config: TrainingConfig | None = None,
     *,
+    prompts: PromptConfig | None = None,
+    dependencies: Mapping[str, str] | None = None,
     on_progress: OnProgress | None = None,
 ) -> JobSummary:
     """Write the job folder, whole or not at all; a folder that already holds this very job is left as it is.
@@ -141,6 +143,8 @@ def write_job(
         extraction: traces of the train side, and of the validation side if there are any.
         model_path: the base model's folder; its tokenizer decides what fits.
         config: how to train.
+        prompts: how prompts are asked; None: as `retry` and `layout` of `config` say.
+        dependencies: contents of the artifacts that AtomicGuard items built on, see `Renderer`.
         on_progress: called with (traces shaped, traces, note).
 
     Raises:
@@ -151,8 +155,8 @@ def write_job(
     config = config or TrainingConfig()
     config = dataclasses.replace(config, base_model=config.base_model or model_path.name)
     tokenizer = _tokenizer(model_path)
-    prompts = PromptConfig(retry=config.retry, layout=config.layout)
-    renderer = Renderer(config=prompts, special_tokens=special_tokens(tokenizer))
+    prompts = prompts or PromptConfig(retry=config.retry, layout=config.layout)
+    renderer = Renderer(config=prompts, special_tokens=special_tokens(tokenizer), dependencies=dict(dependencies or {}))
     shaped: dict[Side, Formatted] = {}
     for step, side in enumerate((Side.TRAIN, Side.VALIDATION)):
         traces = [trace for trace in extraction.traces if trace.side is side]
@@ -171,12 +175,13 @@ def write_job(
         reasons = ", ".join(f"{reason}: {count}" for reason, count in train.dropped.items()) or "no trace on that side"
         raise NoTracesError(f"no training row remains of {len(extraction.traces)} traces ({reasons})")
     files = {
-        "job.toml": _toml(config).encode(),
+        "job.toml": _toml(config, prompts).encode(),
         "train.jsonl": _lines(train.examples),
         "validation.jsonl": _lines(validation.examples),
     }
     manifest = _manifest(extraction, shaped, config) | {
         "prompts": renderer.settings(),
+        **_unknown(renderer, extraction.traces),
         "template_digest": template_digest(tokenizer, renderer),
         "tokenizer_digest": digest_files(model_path, "tokenizer*", "vocab*", "merges.txt", "chat_template*"),
         "base_model_digest": digest_model(model_path),
@@ -258,10 +263,11 @@ def _lines(rows: list[Example]) -> bytes:
     return "".join(json.dumps(row, sort_keys=True) + "\n" for row in fields).encode()
 
 
-def _toml(config: TrainingConfig) -> str:
+def _toml(config: TrainingConfig, prompts: PromptConfig) -> str:
+    said = {"retry": prompts.retry, "layout": prompts.layout}
     lines = ["# A guardlearn training job: python -m guardlearn.training FOLDER --model PATH", ""]
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value = said.get(field.name, getattr(config, field.name))
         if value is not None:  # TOML knows no null: an absent key is None
             lines.append(f"{field.name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
     return "\n".join(lines) + "\n"
@@ -282,6 +288,12 @@ def _manifest(extraction: Extraction, shaped: dict[Side, Formatted], config: Tra
         "parent_adapter": None,  # training starts from the base
         "seed": config.seed,
     }
+
+
+def _unknown(renderer: Renderer, traces: Sequence[TrainingTrace]) -> dict[str, Any]:
+    """Return which traces' prompts lack an artifact that they held; nothing where none does."""
+    lacking = [trace.item.id for trace in traces if renderer.unknown_dependencies(trace.item)]
+    return {"unknown_dependencies": lacking} if lacking else {}
 
 
 def _place(folder: Path, files: dict[str, bytes]) -> None:

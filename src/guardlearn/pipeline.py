@@ -14,9 +14,11 @@ import msgspec
 
 from guardlearn import adapters, jobs
 from guardlearn.dag import ArtifactDAG
+from guardlearn.dag.importers.atomicguard_prompts import dependency_contents
 from guardlearn.jobs import TrainingConfig
 from guardlearn.models import resolve_model
 from guardlearn.predicates import Predicate
+from guardlearn.prompts import PromptConfig
 from guardlearn.traces import extract_traces
 from guardlearn.types import OnProgress
 
@@ -52,6 +54,7 @@ def train_from_repository(
     *,
     predicate: Predicate | str = "refinement",
     config: TrainingConfig | None = None,
+    prompts: PromptConfig | None = None,
     python: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> PipelineResult:
@@ -63,6 +66,7 @@ def train_from_repository(
         output: gets `job/` and `adapter/`.
         predicate: Φ, or the name of a policy of Definition 22.
         config: how to train; its `base_model` is set to the model's name.
+        prompts: how prompts are asked, as `load_prompts` gives them; None: as `config` says.
         python: interpreter of the training process; None: this one.
         on_progress: called with (step, steps, note).
 
@@ -73,7 +77,15 @@ def train_from_repository(
     extraction = extract_traces(dag, predicate)
     folder = resolve_model(model)
     settings = dataclasses.replace(config or TrainingConfig(), base_model=Path(model).name)
-    summary = jobs.write_job(output / "job", extraction, folder, settings)
+    asked = (trace.item for trace in extraction.traces)
+    summary = jobs.write_job(
+        output / "job",
+        extraction,
+        folder,
+        settings,
+        prompts=prompts,
+        dependencies=dependency_contents(dag, asked) if prompts and prompts.templates else None,
+    )
     trained = jobs.run_job(output / "job", folder, python=python, on_progress=on_progress)
     published = adapters.publish(output / "job", output / "adapter")
     return PipelineResult(

@@ -18,6 +18,14 @@ from typing import Any, Literal, get_args
 
 from guardlearn.digests import digest_json
 from guardlearn.errors import ModelError, UsageError
+from guardlearn.templates import (
+    Templates,
+    added_texts,
+    check_templates,
+    template_messages,
+    template_obstacle,
+    unknown_dependencies,
+)
 
 __all__ = [
     "PromptConfig",
@@ -39,7 +47,7 @@ RENDERER_VERSION = 1
 _ELIDED = "(earlier feedback left out)"
 
 Retry = Literal["feedback", "artifact"]
-Layout = Literal["plain", "guide"]
+Layout = Literal["plain", "guide", "atomicguard"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +57,26 @@ class PromptConfig:
     retry: Retry = "feedback"
     """A retry shows the feedback only, or the rejected artifact too (a small model tends to copy it)."""
     layout: Layout = "plain"
-    """"plain": Ψ, then what a retry adds. "guide": the guide's headings around both (its section 3)."""
+    """"plain": Ψ, then what a retry adds. "guide": the guide's headings around both (its section 3). "atomicguard":
+    AtomicGuard 2.39.1's own prompt, by the template of the action pair."""
+    templates: Templates = dataclasses.field(default_factory=dict, hash=False)
+    """For "atomicguard": action pair → its fields of `ap_context`; `load_prompts` reads them."""
+    system: str = ""
+    """For "atomicguard": the system message that its generator sends, which no store tells; "" for none."""
 
     def __post_init__(self) -> None:
         for field, kind in (("retry", Retry), ("layout", Layout)):
             allowed = get_args(kind)
             if getattr(self, field) not in allowed:
                 raise UsageError(f"{field} {getattr(self, field)!r} is unknown; choose {' or '.join(allowed)}")
+        if (self.layout == "atomicguard") != bool(self.templates) or (self.system and not self.templates):
+            raise UsageError(
+                f"layout {self.layout!r} with {len(self.templates)} templates: atomicguard needs them, no other layout "
+                "takes them or a system message; load_prompts(PATH) gives both"
+            )
+        if self.templates and self.retry != "feedback":
+            raise UsageError("layout 'atomicguard' shows what its templates say; leave retry out")
+        check_templates(self.templates)
 
 
 _GUIDE = PromptConfig(retry="artifact")  # what the guide's functions show: attempts and feedback
@@ -68,10 +89,12 @@ class Renderer:
     config: PromptConfig = PromptConfig()
     special_tokens: tuple[str, ...] = ()
     """Strings the tokenizer would read as control tokens; they are broken up wherever a text contains them."""
+    dependencies: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    """For layout "atomicguard": contents of the artifacts that attempts built on, by id."""
 
     @property
     def digest(self) -> str:
-        """Digest of everything that decides how messages come out, the tokenizer apart."""
+        """Digest of everything that decides how messages come out, the tokenizer and the items apart."""
         settings = self.settings()
         if settings["layout"] == "plain":
             del settings["layout"]  # the same messages as before there was a choice, so the same digest
@@ -79,10 +102,17 @@ class Renderer:
 
     def settings(self) -> dict[str, Any]:
         """Return the configuration as a manifest keeps it: `PromptConfig(**settings)` makes the same prompts."""
-        return dataclasses.asdict(self.config)
+        settings = dataclasses.asdict(self.config)
+        return {name: each for name, each in settings.items() if each or name not in ("templates", "system")}
 
     def messages(
-        self, specification: str, constraints: str = "", history: Sequence[Any] = (), *, elided: bool = False
+        self,
+        specification: str,
+        constraints: str = "",
+        history: Sequence[Any] = (),
+        *,
+        elided: bool = False,
+        about: Any = None,
     ) -> list[dict[str, str]]:
         """Return the prompt for the next attempt at Ψ, given Ω and H (oldest first).
 
@@ -91,7 +121,13 @@ class Renderer:
             constraints: Ω; "" gives no system message.
             history: entries with `artifact` and `feedback`, as attributes or keys.
             elided: older entries were left out; the prompt says so.
+            about: the item or specification asked for; layout "atomicguard" needs its action pair and metadata.
+
+        Raises:
+            UsageError: layout "atomicguard" has no template for it, see `obstacle`.
         """
+        if self.config.layout == "atomicguard":
+            return self._filled(specification, constraints, history, elided, about)
         messages = [{"role": "system", "content": self.neutralise(constraints)}] if constraints else []
         question, retry = self.sections(specification, history, elided=elided)
         if self.config.layout == "guide":
@@ -100,6 +136,45 @@ class Renderer:
         else:
             user = f"{question}\n\n{retry}" if retry else question
         return [*messages, {"role": "user", "content": user}]
+
+    def obstacle(self, about: Any, history: Sequence[Any] = ()) -> str:
+        """Return why an attempt cannot be asked for in this layout, "" where it can."""
+        if self.config.layout != "atomicguard":
+            return ""
+        return template_obstacle(self.config.templates, about, bool(history))
+
+    def unknown_dependencies(self, about: Any) -> list[str]:
+        """Return ids of the artifacts that an attempt's prompt held and `dependencies` does not."""
+        if self.config.layout != "atomicguard":
+            return []
+        return unknown_dependencies(self.config.templates, about, self.dependencies)
+
+    def added_texts(self, about: Any) -> list[tuple[str, str]]:
+        """Return what a prompt holds beside Ψ, Ω and H, and where it comes from: "dependency" or "escalation"."""
+        if self.config.layout != "atomicguard":
+            return []
+        return added_texts(self.config.templates, about, self.dependencies)
+
+    def _filled(
+        self, specification: str, constraints: str, history: Sequence[Any], elided: bool, about: Any
+    ) -> list[dict[str, str]]:
+        if obstacle := self.obstacle(about, history):
+            pair = getattr(about, "action_pair_id", "")
+            raise UsageError(
+                f"action pair {pair!r} cannot be asked as AtomicGuard asks: {obstacle}; there are templates for "
+                f"{', '.join(sorted(self.config.templates))}"
+            )
+        entries = [(_field(entry, "artifact"), _field(entry, "feedback")) for entry in history]
+        told = template_messages(
+            self.config.templates,
+            about,
+            (specification, constraints),
+            entries,
+            self.dependencies,
+            _ELIDED if elided else "",
+        )
+        system = [{"role": "system", "content": self.config.system}] if self.config.system else []
+        return [{**each, "content": self.neutralise(each["content"])} for each in (*system, *told)]
 
     def sections(self, specification: str, history: Sequence[Any] = (), *, elided: bool = False) -> tuple[str, str]:
         """Return Ψ and what a retry adds to it ("" for a first attempt), in the words every format uses.
@@ -120,14 +195,16 @@ class Renderer:
         history: Sequence[Any],
         count_tokens: Callable[[list[dict[str, str]]], int],
         budget: int,
+        *,
+        about: Any = None,
     ) -> list[dict[str, str]] | None:
-        """Return the fullest prompt within `budget` tokens, or None.
+        """Return the fullest prompt within `budget` tokens, or None; see `messages`.
 
         The oldest history goes first and the newest feedback last; Ψ and Ω are never cut.
         """
         newest = [{"artifact": "", "feedback": _field(entry, "feedback")} for entry in history[-1:]]
         for start, kept in [*((n, history[n:]) for n in range(max(1, len(history)))), (len(history) - 1, newest)]:
-            messages = self.messages(specification, constraints, kept, elided=start > 0)
+            messages = self.messages(specification, constraints, kept, elided=start > 0, about=about)
             if count_tokens(messages) <= budget:
                 return messages
         return None  # a retry without any feedback would be another prompt, not a shorter one
@@ -198,7 +275,16 @@ def format_alpaca(r: Any) -> dict[str, str]:
 
 
 def alpaca_row(renderer: Renderer, r: Any, history: Sequence[Any]) -> dict[str, str]:
-    """Return what `format_alpaca` does, as `renderer` says it, for an item under the history `history`."""
+    """Return what `format_alpaca` does, as `renderer` says it, for an item under the history `history`.
+
+    A layout that does not part Ψ from H stands in `instruction` as a whole.
+    """
+    if renderer.config.layout == "atomicguard":
+        told = renderer.messages(r.spec, r.constraints, history, about=r)
+        system = "".join(each["content"] for each in told if each["role"] == "system")
+        asked = "\n\n".join(each["content"] for each in told if each["role"] != "system")
+        row = {"instruction": asked, "input": "", "output": renderer.neutralise(r.artifact_content)}
+        return row | ({"system": system} if system else {})
     instruction, retry = renderer.sections(r.spec, history)
     row = {"instruction": instruction, "input": retry, "output": renderer.neutralise(r.artifact_content)}
     return row | ({"system": renderer.neutralise(r.constraints)} if r.constraints else {})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guardlearn.cli import console
+from guardlearn.cli.opening import opened
 from guardlearn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,10 +42,9 @@ def command(
 
 
 def _repository(source: str, output: Path, as_json: bool) -> None:
-    from guardlearn.dag import ArtifactDAG
     from guardlearn.dag.exporting import export_items
 
-    with ArtifactDAG.load(source, read_only=True) as dag, console.progress("export") as on_progress:
+    with opened(source) as dag, console.progress("export") as on_progress:
         report: ExportReport = export_items(dag, output, on_progress)
     if as_json:
         console.emit({"output": str(output), "report": report})

@@ -10,12 +10,16 @@ import msgspec
 import typer
 
 from guardlearn.cli import console
+from guardlearn.cli.opening import opened
+from guardlearn.cli.options import PromptsOption, read_prompts
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 from guardlearn.errors import BackendUnavailable, UsageError
 
 if TYPE_CHECKING:
     from guardlearn.credentials import CredentialFinding
+    from guardlearn.dag import ArtifactDAG
     from guardlearn.predicates import Predicate
+    from guardlearn.prompts import PromptConfig, Renderer
     from guardlearn.types import TrainingTrace
 
 _VIEWS = {"both": ("first_attempt", "repair"), "first_attempt": ("first_attempt",), "repair": ("repair",)}
@@ -39,6 +43,7 @@ def command(
             "--model", help="Whose chat template chatml is written by, and whose special tokens texts must not hold."
         ),
     ] = None,
+    prompts: PromptsOption = None,
     secrets: Annotated[
         str, typer.Option(help="Keys and tokens in the texts: count them, exclude their traces, or off.")
     ] = "count",
@@ -52,7 +57,6 @@ def command(
     kto takes what Φ selects and the rejected attempts before it: --where 'everything()' adds chains never solved.
     """
     from guardlearn.credentials import count_kinds
-    from guardlearn.dag import ArtifactDAG
     from guardlearn.formats import FORMATS, format_traces, parquet_library, write_rows
     from guardlearn.traces import extract_traces
 
@@ -74,18 +78,21 @@ def command(
         raise UsageError("nowhere to write the rows: add -o FILE, or --explain to see the query only")
     if output.suffix.lower() == ".parquet":
         parquet_library()  # missing: say so before the work
-    tokenizer = None if model is None else _tokenizer(model)
+    tokenizer, asked = None if model is None else _tokenizer(model), read_prompts(prompts)
     verdicts = ("accepted", "rejected") if wanted.rejected else ("accepted",)
-    with ArtifactDAG.load(db, read_only=True) as dag, console.progress("extract") as update:
+    with opened(db) as dag, console.progress("extract") as update:
         extraction = extract_traces(dag, predicate, verdicts=verdicts, attempts=wanted.attempts, on_progress=update)
-    findings = _credentials(extraction.traces, secrets)
+        renderer = None if asked is None else _renderer(dag, extraction.traces, asked, tokenizer)
+    findings = _credentials(extraction.traces, secrets, renderer)
     holders = {finding.item_id for finding in findings or ()} if secrets == "exclude" else set()
     kept = [trace for trace in extraction.traces if trace.item.id not in holders]
     with console.progress("rows") as update:
-        rows = format_traces(kept, output_format, views=_VIEWS[view], tokenizer=tokenizer, on_progress=update)
+        shaped: dict[str, Any] = {"views": _VIEWS[view], "renderer": renderer, "tokenizer": tokenizer}
+        rows = format_traces(kept, output_format, **shaped, on_progress=update)
         count = write_rows(rows, output)
     held = {"holds a key or token": len(holders)} if holders else {}
     dropped = dict(Counter(extraction.dropped) + Counter(rows.dropped) + Counter(held))
+    lacking = sum(bool(renderer.unknown_dependencies(trace.item)) for trace in kept) if renderer else 0
     summary = {
         "predicate": extraction.predicate,
         "selected": extraction.selected,
@@ -96,6 +103,7 @@ def command(
         "format": output_format,
         "secrets": None if findings is None else {"by_kind": count_kinds(findings), "traces": findings},
         "output": str(output),
+        **({"unknown": {"dependency": lacking}} if renderer else {}),
     }
     if as_json:
         console.emit(summary)
@@ -106,14 +114,23 @@ def command(
         kept_too = "excluded" if holders else "still in the rows: --secrets exclude leaves them out"
         kinds = console.flat(count_kinds(findings))
         console.say(f"keys and tokens: {kinds}, in {len(findings)} traces, {kept_too}; --json names them")
+    if lacking:
+        console.say(f"traces whose prompt held an artifact that is not here, and lacks it: {lacking}")
     console.say(f"rows: {output}")
 
 
+def _renderer(dag: ArtifactDAG, traces: list[TrainingTrace], prompts: PromptConfig, tokenizer: Any) -> Renderer:
+    from guardlearn.dag.importers.atomicguard_prompts import with_dependencies
+    from guardlearn.prompts import Renderer, special_tokens
+
+    renderer = Renderer(config=prompts, special_tokens=special_tokens(tokenizer) if tokenizer is not None else ())
+    return with_dependencies(renderer, dag, (item for trace in traces for item in (trace.item, *trace.attempts)))
+
+
 def _explain(db: str, predicate: Predicate, as_json: bool) -> None:
-    from guardlearn.dag import ArtifactDAG
     from guardlearn.selections import query_plan
 
-    with ArtifactDAG.load(db, read_only=True) as dag:
+    with opened(db) as dag:
         plan = query_plan(dag, predicate)
     if as_json:
         console.emit({"predicate": repr(predicate), **msgspec.to_builtins(plan)})
@@ -125,7 +142,9 @@ def _explain(db: str, predicate: Predicate, as_json: bool) -> None:
     console.say(f"{plan.database}; indexes: {', '.join(plan.indexes) or 'none'}; {looked}")
 
 
-def _credentials(traces: list[TrainingTrace], secrets: str) -> list[CredentialFinding] | None:
+def _credentials(
+    traces: list[TrainingTrace], secrets: str, renderer: Renderer | None
+) -> list[CredentialFinding] | None:
     """Return what was found; None where nobody looked, which is said."""
     from guardlearn.credentials import find_credentials
 
@@ -133,7 +152,7 @@ def _credentials(traces: list[TrainingTrace], secrets: str) -> list[CredentialFi
         return None
     try:
         with console.progress("secrets") as update:
-            return find_credentials(traces, update)
+            return find_credentials(traces, update, renderer=renderer)
     except BackendUnavailable as error:
         if secrets == "exclude":
             raise

@@ -11,13 +11,34 @@ import typer
 from guardlearn.prompts import PromptConfig, Renderer
 from guardlearn.types import Generator, Guard
 
-__all__ = ["AdapterOption", "GuardOption", "Loop", "ModelOption", "RmaxOption", "SeedOption", "open_loop"]
+__all__ = [
+    "AdapterOption",
+    "GuardOption",
+    "Loop",
+    "ModelOption",
+    "PromptsOption",
+    "RmaxOption",
+    "SeedOption",
+    "open_loop",
+    "read_prompts",
+]
 
 GuardOption = Annotated[str, typer.Option("--guard", help="The guard, as package.module:attribute.")]
 ModelOption = Annotated[str, typer.Option("--model", help="demo, a model folder, or a hub name.")]
 AdapterOption = Annotated[Path | None, typer.Option("--adapter", help="An adapter folder.")]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option("--prompts", help="AtomicGuard's web.db or ap_context.json: prompts as it asked them."),
+]
 RmaxOption = Annotated[int, typer.Option("--rmax", min=1, help="Attempts a chain may take, the first included.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of all sampling noise.")]
+
+
+def read_prompts(path: Path | None) -> PromptConfig | None:
+    """Return the prompts that were asked for, None for guardlearn's own."""
+    from guardlearn.dag.importers.atomicguard_prompts import load_prompts
+
+    return None if path is None else load_prompts(path)
 
 
 class Loop(NamedTuple):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guardlearn.cli import console, evaluate, train
-from guardlearn.cli.options import RmaxOption
+from guardlearn.cli.opening import opened
+from guardlearn.cli.options import PromptsOption, RmaxOption, read_prompts
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 from guardlearn.errors import UsageError
 
@@ -30,6 +31,7 @@ def command(
         Path | None, typer.Option("--specs", help="Held-out specifications to measure base and adapter on.")
     ] = None,
     guard: Annotated[str | None, typer.Option("--guard", help="The guard that judges them.")] = None,
+    prompts: PromptsOption = None,
     rmax: RmaxOption = 4,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: 3 epochs.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens a measured answer may take.")] = 512,
@@ -37,17 +39,18 @@ def command(
 ) -> None:
     """Train on what a policy selects and, given held-out specifications and a guard, measure what it brought."""
     from guardlearn import report
-    from guardlearn.dag import ArtifactDAG
     from guardlearn.jobs import TrainingConfig
     from guardlearn.pipeline import train_from_repository
 
     if (specs is None) != (guard is None):
         raise UsageError("--specs and --guard belong together: both to measure the adapter, or neither")
-    predicate = chosen(policy, where)
+    predicate, asked = chosen(policy, where), read_prompts(prompts)
     config = TrainingConfig(max_steps=max_steps)
-    with ArtifactDAG.load(db, read_only=True) as dag:
+    with opened(db) as dag:
         with console.progress("train") as progress:
-            result = train_from_repository(dag, model, output, predicate=predicate, config=config, on_progress=progress)
+            result = train_from_repository(
+                dag, model, output, predicate=predicate, config=config, prompts=asked, on_progress=progress
+            )
         story = _story(dag, output, model, result) if specs else None
     evidence = None
     if specs is not None and guard is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guardlearn.cli import console
+from guardlearn.cli.opening import opened
 from guardlearn.types import RepositoryItem
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def command(
     as_json: console.Json = False,
 ) -> None:
     """Show the attempts that led to one: the first whole, then what each changed, with the feedback between."""
-    from guardlearn.dag import ArtifactDAG
-
-    with ArtifactDAG.load(db, read_only=True) as dag:
+    with opened(db) as dag:
         chain = dag.provenance(item_id)
         links = dag.tree(item_id)
         broken = _broken(dag, chain)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guardlearn.cli import console
+from guardlearn.cli.opening import opened
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 from guardlearn.types import OnProgress
 
@@ -36,10 +37,8 @@ def command(
 
     With --policy or --where: why items are selected or not, and what becomes of those that are.
     """
-    from guardlearn.dag import ArtifactDAG
-
     predicate = chosen(policy, where) if policy or where else None
-    with ArtifactDAG.load(db, read_only=True) as dag, _progress() as on_progress:
+    with opened(db) as dag, _progress() as on_progress:
         found, total, report = _gather(dag, predicate, on_progress)
     if as_json:
         console.emit(found)

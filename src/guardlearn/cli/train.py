@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guardlearn.cli import console
+from guardlearn.cli.opening import opened
+from guardlearn.cli.options import PromptsOption, read_prompts
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def command(
     policy: PolicyOption = None,
     where: WhereOption = None,
     view: Annotated[str, typer.Option(help="both | first_attempt | repair")] = "both",
+    prompts: PromptsOption = None,
     backend: Annotated[str, typer.Option(help="auto | trl | unsloth")] = "auto",
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the rows.")] = 3.0,
     max_steps: Annotated[
@@ -33,7 +36,6 @@ def command(
     as_json: console.Json = False,
 ) -> None:
     """Extract, train a LoRA adapter in its own process, publish it. The same command after a crash continues."""
-    from guardlearn.dag import ArtifactDAG
     from guardlearn.jobs import TrainingConfig
     from guardlearn.pipeline import train_from_repository
 
@@ -46,10 +48,17 @@ def command(
         seed=seed,
         backend=backend,
     )
-    predicate = chosen(policy, where)
-    with ArtifactDAG.load(db, read_only=True) as dag, console.progress("train") as on_progress:
+    predicate, asked = chosen(policy, where), read_prompts(prompts)
+    with opened(db) as dag, console.progress("train") as on_progress:
         result = train_from_repository(
-            dag, model, output, predicate=predicate, config=config, python=python, on_progress=on_progress
+            dag,
+            model,
+            output,
+            predicate=predicate,
+            config=config,
+            prompts=asked,
+            python=python,
+            on_progress=on_progress,
         )
     if as_json:
         console.emit(result)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from guardlearn.cli import console
+from guardlearn.cli.opening import opened
 
 
 def command(
@@ -14,9 +15,7 @@ def command(
     as_json: console.Json = False,
 ) -> None:
     """Recompute every digest; name what was altered, missing or redacted. Exit 1 if anything was."""
-    from guardlearn.dag import ArtifactDAG
-
-    with ArtifactDAG.load(db, read_only=True) as dag:
+    with opened(db) as dag:
         report = dag.verify()
     if as_json:
         console.emit(report)

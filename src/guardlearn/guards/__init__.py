@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -19,7 +19,16 @@ from guardlearn.digests import digest_json
 from guardlearn.errors import GuardError, UsageError
 from guardlearn.types import ArtifactStatus, Guard, GuardContext, Verdict
 
-__all__ = ["READY_GUARDS", "FunctionGuard", "as_guard", "as_verdict", "code_digest", "failure", "load_guard"]
+__all__ = [
+    "READY_GUARDS",
+    "FunctionGuard",
+    "as_guard",
+    "as_verdict",
+    "code_digest",
+    "failure",
+    "load_attribute",
+    "load_guard",
+]
 
 READY_GUARDS = {"house_style": "guardlearn.demo:house_style"}
 """Short names that `load_guard` knows beside "package.module:attribute"."""
@@ -34,11 +43,25 @@ def load_guard(name: str) -> Guard:
         UsageError: there is no such guard.
         GuardError: its module fails on import, or it is no guard.
     """
-    module_name, _, attribute = READY_GUARDS.get(name, name).partition(":")
+    return as_guard(load_attribute(READY_GUARDS.get(name, name), "guard", READY_GUARDS), name)
+
+
+def load_attribute(name: str, kind: str, ready: Collection[str] = ()) -> Any:
+    """Return what "package.module:attribute" names; the working folder is searched too.
+
+    Args:
+        name: the module and what to take of it; dots go into attributes.
+        kind: what it should be, for messages.
+        ready: short names that would do as well, for messages.
+
+    Raises:
+        UsageError: there is no such thing.
+        GuardError: its module fails on import.
+    """
+    module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise UsageError(
-            f"unknown guard {name!r}: write package.module:attribute or one of {', '.join(sorted(READY_GUARDS))}"
-        )
+        others = f" or one of {', '.join(sorted(ready))}" if ready else ""
+        raise UsageError(f"unknown {kind} {name!r}: write package.module:attribute{others}")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
@@ -46,16 +69,16 @@ def load_guard(name: str) -> Guard:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise UsageError(
-                f"guard {name!r}: there is no module {error.name!r}; check the name and the folder"
+                f"{kind} {name!r}: there is no module {error.name!r}; check the name and the folder"
             ) from None
-        raise GuardError(f"guard {name!r} cannot be loaded: {error}") from error
+        raise GuardError(f"{kind} {name!r} cannot be loaded: {error}") from error
     except Exception as error:  # whatever the user's module raises on import
-        raise GuardError(f"guard {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise GuardError(f"{kind} {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise UsageError(f"guard {name!r}: {module_name} has no {attribute!r}; it has {_callables(target)}")
+            raise UsageError(f"{kind} {name!r}: {module_name} has no {attribute!r}; it has {_callables(target)}")
         target = getattr(target, part)
-    return as_guard(target, name)
+    return target
 
 
 def _callables(module: Any) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from guardlearn.adapters import read_manifest
 from guardlearn.dag import ArtifactDAG
 from guardlearn.dag.checkpoints import TrainingCheckpoint
+from guardlearn.dag.importers.atomicguard_prompts import with_dependencies
 from guardlearn.digests import digest_json
 from guardlearn.errors import ModelError, UsageError
 from guardlearn.formatting import examples
@@ -178,7 +179,7 @@ class _Course(msgspec.Struct, kw_only=True):
         extraction = extract_new_traces(self.dag, self.learner, self.predicate)
         shaped = examples(
             extraction.traces,
-            self.renderer,
+            with_dependencies(self.renderer, self.dag, (trace.item for trace in extraction.traces)),
             self.views,
             count_tokens=lambda messages: len(encode_prompt(self.tokenizer, messages)),
             count_completion=lambda text: len(encode_completion(self.tokenizer, text)),

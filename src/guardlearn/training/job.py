@@ -244,8 +244,8 @@ def _check_base(job: Job, model_path: Path) -> None:
 
 
 def _check_template(job: Job, tokenizer: Any) -> None:
-    prompts = PromptConfig(retry=job.settings.retry, layout=job.settings.layout)
-    found = template_digest(tokenizer, Renderer(config=prompts))
+    said = job.manifest.get("prompts", {}) | {"retry": job.settings.retry, "layout": job.settings.layout}
+    found = template_digest(tokenizer, Renderer(config=PromptConfig(**said)))
     written = job.manifest.get("template_digest")
     if found != written:
         raise ModelError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 import email.utils
 import json
 import math
+import operator
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from guardlearn.types import ArtifactStatus, utc
 
-__all__ = ["MISSING", "as_status", "as_text", "as_time", "lookup"]
+__all__ = ["MISSING", "as_status", "as_text", "as_time", "by_threshold", "lookup"]
 
 MISSING = object()
 """What `lookup` returns where there is no such field; None is a field that holds null."""
@@ -44,9 +45,11 @@ def lookup(record: Mapping[str, Any], path: str) -> Any:
     """
     if path in record:
         return record[path]
+    if "." not in path:
+        return MISSING
     value: Any = record
     for part in path.split("."):
-        if isinstance(value, Mapping) and part in value:
+        if isinstance(value, dict) and part in value:
             value = value[part]
         elif isinstance(value, list) and part.isascii() and part.isdigit() and int(part) < len(value):
             value = value[int(part)]
@@ -88,8 +91,35 @@ def as_status(value: Any, accepted_value: str | None = None) -> tuple[ArtifactSt
         return ArtifactStatus.SUPERSEDED, False
     raise ValueError(
         "is no verdict; allowed are true/false, 1/0, words like passed/failed, accepted/rejected, ok, success, "
-        "and null or pending for no verdict; for another value that means accepted write accepted=FIELD:VALUE"
+        "and null or pending for no verdict; for another value that means accepted write accepted=FIELD:VALUE, for a "
+        "score accepted=FIELD>=NUMBER"
     )
+
+
+def by_threshold(value: Any, comparison: str, limit: float) -> tuple[ArtifactStatus, bool]:
+    """Return the verdict that a number gives, and that it is not fatal; null and "" are "no verdict".
+
+    Args:
+        value: a score or reward.
+        comparison: ">=", ">", "<=" or "<": what accepts.
+        limit: what it is compared with.
+
+    Raises:
+        ValueError: the value is no number.
+    """
+    if value is None or value == "":
+        return ArtifactStatus.PENDING, False
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"is no number, so it cannot be compared with {limit:g}")
+    accepted = _COMPARISONS[comparison](number, limit)
+    return (ArtifactStatus.ACCEPTED if accepted else ArtifactStatus.REJECTED), False
+
+
+_COMPARISONS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 def as_time(value: Any) -> datetime:

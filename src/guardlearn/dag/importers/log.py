@@ -2,40 +2,39 @@
 
 The file is read twice: first every line is checked and indexed, then the new attempts are read again in chain order
 and appended in one transaction. So nothing is half-read, and memory holds an index instead of the texts. Ids are
-digests of content, so importing again, or importing a grown file, appends only what is new.
+digests of content without the verdict, so importing again, or importing a grown file, appends only what is new, and a
+verdict that came later becomes an event.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import sqlalchemy as sa
+
 from guardlearn.dag import imports
-from guardlearn.dag.importers.fields import MISSING, lookup
-from guardlearn.dag.importers.mapping import (
-    Line,
-    check_mapping,
-    field_of,
-    parse_mapping,
-    read_record,
-    read_values,
-)
+from guardlearn.dag.batching import batches
+from guardlearn.dag.importers.fields import MISSING
+from guardlearn.dag.importers.intake import Intake, store_all
+from guardlearn.dag.importers.lines import IncompleteLine, RawLine, open_log, raw_lines, read_again, read_record
+from guardlearn.dag.importers.mapping import Line, check_mapping, find, parse_mapping, read_values
+from guardlearn.dag.importers.protocol import ImportedItem, ImportFault
 from guardlearn.dag.imports import ImportReport
+from guardlearn.dag.tables import items
 from guardlearn.digests import digest_json
 from guardlearn.errors import LogError
-from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Source
+from guardlearn.types import ArtifactStatus, FeedbackEntry, OnProgress, RepositoryItem
 
 if TYPE_CHECKING:
     from guardlearn.dag.store import ArtifactDAG
 
 __all__ = ["ImportReport", "import_log", "read_log"]
-
-_PROGRESS_EVERY = 1000
 
 
 @dataclass(slots=True)
@@ -49,7 +48,6 @@ class _Entry:
     time: datetime | None
     content: str
     ends_chain: bool
-    unknown: tuple[str, ...]
     id: str
     parent_id: str | None = None
 
@@ -63,16 +61,18 @@ def read_log(path: str | os.PathLike[str], mapping: Mapping[str, str]) -> Iterat
     Args:
         path: the log; UTF-8, one JSON object a line, blank lines allowed.
         mapping: REQUIRED_KEYS and any of OPTIONAL_KEYS → field of the log; dots go into nested objects
-            ("request.prompt"); `accepted` may be "FIELD:VALUE" where only that value accepts.
+            ("request.prompt"); `accepted` may be "FIELD:VALUE" where only that value accepts, or a score's
+            "FIELD>=NUMBER"; "=VALUE" is the value for every line.
 
     Raises:
         UsageError: the mapping has an unknown key or lacks one.
-        LogError: a line is malformed or lacks a field; raised before the first attempt is yielded.
+        LogError: a line is malformed or lacks a field; raised before the first attempt is yielded. A last line that
+            is not whole is left out.
     """
     check_mapping(mapping)
-    with _open(path) as file:
-        entries = _index(file, Path(path).name, mapping, None)
-        yield from _items(file, Path(path).name, mapping, entries)
+    with open_log(path) as file:
+        entries, _ = _index(file, Path(path).name, mapping, None)
+        yield from (made.item for made in _items(file, Path(path).name, mapping, entries))
 
 
 def import_log(
@@ -80,14 +80,19 @@ def import_log(
     path: str | os.PathLike[str],
     mapping: Mapping[str, str] | str,
     on_progress: OnProgress | None = None,
+    *,
+    workflows: Collection[str] | None = None,
 ) -> ImportReport:
     """Append a log's attempts to ℛ: all that are new, in one transaction, or on an error none.
+
+    The log may grow meanwhile: a last line that is not whole yet is named, and read the next time.
 
     Args:
         dag: ℛ, open for writing.
         path: see `read_log`.
         mapping: see `read_log`; or its text, as in "spec=prompt,artifact=answer,accepted=passed,chain=session_id".
         on_progress: called with (bytes read, bytes, "reading"), then (attempts stored, attempts, "storing").
+        workflows: see `intake.import_items`.
 
     Raises:
         UsageError: the mapping has an unknown key or lacks one.
@@ -97,89 +102,70 @@ def import_log(
     mapping = parse_mapping(mapping) if isinstance(mapping, str) else mapping
     check_mapping(mapping)
     name = Path(path).name
-    with _open(path) as file:
-        entries = _index(file, name, mapping, on_progress)
+    with open_log(path) as file:
+        entries, faults = _index(file, name, mapping, on_progress)
         known = dag.known_ids([entry.id for entry in entries])
-        if "id" in mapping:
-            _check_contents(dag, name, _items(file, name, mapping, [entry for entry in entries if entry.id in known]))
-        fresh = [entry for entry in entries if entry.id not in known]
-        faults = _late_lines(name, entries, known)
-        dag.append_many(_reporting(_items(file, name, mapping, fresh), len(fresh), on_progress))
-    unknown = Counter(field for entry in entries for field in entry.unknown)
-    report = ImportReport(
-        read=len(entries),
-        new=len(fresh),
-        unchanged=len(entries) - len(fresh),
-        faults=faults,
-        unknown=dict(sorted(unknown.items())),
-    )
-    with dag.writing() as connection:
-        imports.record(connection, os.fspath(path), report)
+        faults += _late_lines(name, entries, known)
+        given = _items(file, name, mapping, entries, known, _unjudged(dag, known))
+        with dag.writing() as connection:
+            intake = Intake(connection, "log import", links=False, on_clash=_clashes(name), workflows=workflows)
+            for fault in faults:
+                intake.fault(fault)
+            store_all(intake, given, on_progress, len(entries))
+            report = intake.report()
+            imports.record(connection, os.fspath(path), report)
     return report
 
 
-def _open(path: str | os.PathLike[str]) -> BinaryIO:
-    try:
-        return Path(path).open("rb")
-    except FileNotFoundError:
-        raise LogError(f"no log at {os.fspath(path)}; give a JSON Lines file") from None
-    except OSError as error:
-        raise LogError(f"the log {os.fspath(path)} cannot be read ({error.strerror}); give a JSON Lines file") from None
-
-
-def _index(file: BinaryIO, name: str, mapping: Mapping[str, str], on_progress: OnProgress | None) -> list[_Entry]:
-    """Check every line up to the size the file has now; return entries in append order, linked to their parents."""
-    size = os.fstat(file.fileno()).st_size
+def _index(
+    file: BinaryIO, name: str, mapping: Mapping[str, str], on_progress: OnProgress | None
+) -> tuple[list[_Entry], list[ImportFault]]:
+    """Check every line; return entries in append order, linked to their parents, and the fault of a last line."""
     entries: list[_Entry] = []
+    faults: list[ImportFault] = []
     seen: dict[str, int] = {}
     used: set[str] = set()
-    offset = number = 0
-    while offset < size:
-        raw = file.readline(size - offset)
-        number += 1
-        if raw.strip(b"\xef\xbb\xbf \t\r\n"):
-            record = read_record(raw, name, number, last=offset + len(raw) >= size)
-            used.update(key for key, field in mapping.items() if lookup(record, field_of(key, field)) is not MISSING)
-            entry = _entry(read_values(record, name, mapping, number), number, offset, len(raw))
-            if entry.id and seen.setdefault(entry.id, number) != number:
-                raise LogError(
-                    f"{name} line {number}: id {entry.id!r} is that of line {seen[entry.id]} too; ids must differ, "
-                    "or leave id out of the mapping",
-                    number,
-                )
-            entries.append(entry)
-        offset += len(raw)
-        if on_progress and number % _PROGRESS_EVERY == 0:
-            on_progress(offset, size, "reading")
+    for line in raw_lines(file, on_progress):
+        try:
+            record = read_record(line, name)
+        except IncompleteLine as error:
+            if not entries:
+                raise
+            place, _, reason = str(error).partition(": ")
+            faults.append(ImportFault(place=place, reason=reason))
+            continue
+        used.update(key for key, field in mapping.items() if find(record, key, field) is not MISSING)
+        entry = _entry(read_values(record, name, mapping, line.number), line)
+        if entry.id and seen.setdefault(entry.id, line.number) != line.number:
+            raise LogError(
+                f"{name} line {line.number}: id {entry.id!r} is that of line {seen[entry.id]} too; ids must differ, "
+                "or leave id out of the mapping",
+                line.number,
+            )
+        entries.append(entry)
     if not entries:
         raise LogError(f"{name} holds no line; give a JSON Lines file with one attempt a line")
     for key in mapping.keys() - used - {"feedback"}:  # a rejected line without its feedback was refused above
         raise LogError(f"{name}: no line has the field {mapping[key]!r} (for {key}); leave {key} out or correct it")
-    return _link(entries)
+    return _link(entries), faults
 
 
-def _entry(line: Line, number: int, offset: int, length: int) -> _Entry:
-    status, feedback = line.item["status"], line.item["feedback"]
-    unsaid = {
-        "time": line.time is None,
-        "source": line.item["source"] is Source.UNKNOWN,
-        "verdict": status is ArtifactStatus.PENDING,
-        "feedback": status is ArtifactStatus.REJECTED and not feedback,
-    }
+def _entry(said: Line, line: RawLine) -> _Entry:
+    content = {key: value for key, value in said.item.items() if key not in _VERDICT}
     return _Entry(
-        line=number,
-        offset=offset,
-        length=length,
-        chain=line.chain,
-        time=line.time,
-        content=digest_json(line.item | {"time": line.time.isoformat() if line.time else None}),
-        ends_chain=status in _ENDINGS or line.item["fatal"],
-        unknown=tuple(field for field, missing in unsaid.items() if missing),
-        id=line.id,
+        line=line.number,
+        offset=line.offset,
+        length=len(line.body),
+        chain=said.chain,
+        time=said.time,
+        content=digest_json(content | {"time": said.time.isoformat() if said.time else None}),
+        ends_chain=said.item["status"] in _ENDINGS or said.item["fatal"],
+        id=said.id,
     )
 
 
 _ENDINGS = (ArtifactStatus.ACCEPTED, ArtifactStatus.SUPERSEDED)
+_VERDICT = ("status", "fatal", "feedback", "cause")  # what may come later, so no part of an id
 
 
 def _link(entries: list[_Entry]) -> list[_Entry]:
@@ -200,48 +186,88 @@ def _link(entries: list[_Entry]) -> list[_Entry]:
     return [entry for chain in chains.values() for entry in chain]
 
 
-def _items(file: BinaryIO, name: str, mapping: Mapping[str, str], entries: list[_Entry]) -> Iterator[RepositoryItem]:
+def _items(
+    file: BinaryIO,
+    name: str,
+    mapping: Mapping[str, str],
+    entries: list[_Entry],
+    known: Collection[str] = (),
+    unjudged: Collection[str] = (),
+) -> Iterator[ImportedItem]:
+    """Yield the attempts.
+
+    Args:
+        file: the log.
+        name: its name.
+        mapping: see `read_log`.
+        entries: what to yield, chain by chain.
+        known: ids that ℛ holds.
+        unjudged: those of them that were stored without a verdict; a retry of one brings the H it was shown.
+    """
+
+    def read(entry: _Entry) -> Line:
+        record = read_again(file, name, entry.line, entry.offset, entry.length)
+        return read_values(record, name, mapping, entry.line)
+
     now = datetime.now(UTC)
+    before: list[_Entry] = []
+    judged_late = False
     for entry in entries:
-        file.seek(entry.offset)
-        record = read_record(file.read(entry.length), name, entry.line, last=False)
-        line = read_values(record, name, mapping, entry.line)
-        yield RepositoryItem(
+        if entry.parent_id is None:
+            before, judged_late = [], False
+        line = read(entry)
+        bring = judged_late and entry.id not in known
+        item = RepositoryItem(
             **line.item,
             id=entry.id,
             parent_id=entry.parent_id,
             created_at=line.time or now + timedelta(microseconds=entry.line),  # keeps the file's order
+            seen_history=tuple(_entry_of_history(each.id, read(each)) for each in before) if bring else None,
             metadata={"log": name, "line": entry.line, "chain": entry.chain},
         )
+        yield ImportedItem(item=item, unknown=() if line.time else ("time",))
+        if line.item["status"] is ArtifactStatus.REJECTED:
+            before.append(entry)
+            judged_late = judged_late or entry.id in unjudged
 
 
-def _late_lines(name: str, entries: list[_Entry], known: set[str]) -> list[str]:
+def _entry_of_history(name: str, line: Line) -> FeedbackEntry:
+    return FeedbackEntry(artifact=line.item["artifact"], feedback=line.item["feedback"], item_id=name)
+
+
+def _unjudged(dag: ArtifactDAG, ids: set[str]) -> set[str]:
+    """Return those that ℛ stored without a verdict, and so without the feedback that came with it later."""
+    query = sa.select(items.c.id).where(items.c.status == ArtifactStatus.PENDING.value)
+    with dag.reading() as connection:
+        return {
+            name
+            for some in batches(list(ids))
+            for name in connection.execute(query.where(items.c.id.in_(some))).scalars()
+        }
+
+
+def _late_lines(name: str, entries: list[_Entry], known: set[str]) -> list[ImportFault]:
     """Name new lines whose successor is stored already: ℛ is append-only, so that one keeps its parent."""
     lines = {entry.id: entry.line for entry in entries if entry.id not in known}
     return [
-        f"{name} line {lines[entry.parent_id]}: comes before line {entry.line} of chain {entry.chain!r}, which is "
-        "stored already and keeps the history it had"
+        ImportFault(
+            place=f"{name} line {lines[entry.parent_id]}",
+            reason=f"comes before line {entry.line} of chain {entry.chain!r}, which is stored already and keeps the "
+            "history it had",
+            skipped=False,
+        )
         for entry in entries
         if entry.id in known and entry.parent_id in lines
     ]
 
 
-def _check_contents(dag: ArtifactDAG, name: str, items: Iterator[RepositoryItem]) -> None:
-    for item in items:
-        stored = dag.get_item(item.id)
-        if (stored.artifact, stored.specification, stored.feedback) != (
-            *(item.artifact, item.specification, item.feedback),
-        ):
-            line = int(item.metadata["line"])
-            raise LogError(
-                f"{name} line {line}: id {item.id!r} is stored already with another content; ids must be the log's "
-                "own for ever, or leave id out of the mapping",
-                line,
-            )
+def _clashes(name: str) -> Callable[[ImportedItem, str], None]:
+    def refuse(given: ImportedItem, differs: str) -> None:
+        line = int(given.item.metadata["line"])
+        raise LogError(
+            f"{name} line {line}: id {given.item.id!r} is stored already with another content (its {differs}); ids "
+            "must be the log's own for ever, or leave id out of the mapping",
+            line,
+        )
 
-
-def _reporting(items: Iterator[RepositoryItem], total: int, on_progress: OnProgress | None) -> Iterator[RepositoryItem]:
-    for done, item in enumerate(items, 1):
-        yield item
-        if on_progress and (done % _PROGRESS_EVERY == 0 or done == total):
-            on_progress(done, total, "storing")
+    return refuse

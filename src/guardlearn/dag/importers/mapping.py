@@ -1,18 +1,19 @@
 """From a line of a user's log to the values of an attempt: the mapping, and errors that say what to pass.
 
-A mapping names the log's field for each key: {"spec": "request.prompt", "artifact": "output", …}.
+A mapping names the log's field for each key: {"spec": "request.prompt", "artifact": "output", …}. A field that begins
+with "=" is no field but the value itself: {"source": "=generator"}.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from guardlearn.dag.importers.fields import MISSING, as_status, as_text, as_time, lookup
+from guardlearn.dag.importers.fields import MISSING, as_status, as_text, as_time, by_threshold, lookup
 from guardlearn.errors import LogError, UsageError
 from guardlearn.types import ArtifactStatus, Source
 
@@ -20,11 +21,15 @@ __all__ = [
     "OPTIONAL_KEYS",
     "REQUIRED_KEYS",
     "Line",
+    "as_name",
+    "as_source",
     "check_mapping",
     "field_of",
+    "find",
     "parse_mapping",
-    "read_record",
+    "parse_pairs",
     "read_values",
+    "verdict_rule",
 ]
 
 REQUIRED_KEYS = ("spec", "artifact", "accepted", "chain")
@@ -32,7 +37,7 @@ REQUIRED_KEYS = ("spec", "artifact", "accepted", "chain")
 
 OPTIONAL_KEYS = (
     *("feedback", "time", "constraints", "group", "action_pair", "source", "guard", "model", "workflow", "id"),
-    "cause",
+    *("cause", "workflow_ref"),
 )
 
 _CHAINING = ("chain", "time", "id")
@@ -60,6 +65,17 @@ def parse_mapping(text: str) -> dict[str, str]:
     Raises:
         UsageError: a part is not KEY=FIELD, or a key is unknown, missing or given twice.
     """
+    mapping = parse_pairs(text)
+    check_mapping(mapping)
+    return mapping
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """Return KEY=FIELD,KEY=FIELD … as a mapping, its keys unchecked.
+
+    Raises:
+        UsageError: a part is not KEY=FIELD, or a key is given twice.
+    """
     mapping: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, field = (piece.strip() for piece in part.partition("="))
@@ -68,43 +84,25 @@ def parse_mapping(text: str) -> dict[str, str]:
         if key in mapping:
             raise UsageError(f"the mapping names {key!r} twice: {mapping[key]!r} and {field!r}; keep one")
         mapping[key] = field
-    check_mapping(mapping)
     return mapping
 
 
-def check_mapping(mapping: Mapping[str, str]) -> None:
-    """Raise `UsageError` unless every required key is there and no unknown one."""
-    allowed = (*REQUIRED_KEYS, *OPTIONAL_KEYS)
+def check_mapping(
+    mapping: Mapping[str, str], required: tuple[str, ...] = REQUIRED_KEYS, optional: tuple[str, ...] = OPTIONAL_KEYS
+) -> None:
+    """Raise `UsageError` unless every required key is there, no unknown one, and the verdict's rule can be read."""
+    allowed = (*required, *optional)
     for key in mapping:
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UsageError(f"the mapping's key {key!r} is unknown; allowed are {', '.join(allowed)}{hint}")
-    missing = [key for key in REQUIRED_KEYS if not mapping.get(key)]
+    missing = [key for key in required if not mapping.get(key)]
     if missing:
         example = ",".join(f"{key}=FIELD" for key in missing)
         raise UsageError(f"the mapping does not say which field is {', '.join(missing)}; add {example}")
-
-
-def read_record(raw: bytes, name: str, number: int, *, last: bool) -> dict[str, Any]:
-    """Return a line's JSON object, or raise `LogError`; `last` marks the end of the file."""
-    place = f"{name} line {number}"
-    try:
-        record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise LogError(f"{place}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8", number) from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deep")
-        hint = "put one JSON object on each line"
-        if number == 1 and raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-            hint = "a JSON array must become one object a line: jq -c '.[]'"
-        elif last and not raw.endswith(b"\n"):
-            hint = "the last line is incomplete: import again when it is written to its end, or remove it"
-        raise LogError(f"{place}: no JSON ({reason} at column {getattr(error, 'colno', 1)}); {hint}", number) from None
-    if not isinstance(record, dict):
-        hint = "a JSON array must become one object a line: jq -c '.[]'" if isinstance(record, list) else ""
-        raise LogError(f"{place}: {type(record).__name__} instead of an object; {hint or 'one object a line'}", number)
-    return record
+    if mapping.get("accepted"):
+        verdict_rule(mapping["accepted"])
 
 
 def read_values(record: dict[str, Any], name: str, mapping: Mapping[str, str], number: int) -> Line:
@@ -115,19 +113,19 @@ def read_values(record: dict[str, Any], name: str, mapping: Mapping[str, str], n
     Raises:
         LogError: a field is missing, or its value is not what it must be.
     """
-    found = {key: lookup(record, field_of(key, field)) for key, field in mapping.items()}
+    found = {key: find(record, key, field) for key, field in mapping.items()}
     for key in (*REQUIRED_KEYS, "time"):
         if found.get(key) is MISSING:
             raise _missing(record, name, mapping, number, key)
         if key in {"spec", "chain", "time"} and found.get(key, "") is None:
             raise LogError(f"{name} line {number}: {mapping[key]!r} (for {key}) is null; give it a value", number)
     convert = _Converter(name, number, mapping)
-    status, fatal = convert("accepted", found["accepted"], _verdict(mapping["accepted"]))
+    status, fatal = convert("accepted", found["accepted"], verdict_rule(mapping["accepted"]))
     if status is ArtifactStatus.REJECTED and found.get("feedback") is MISSING:
         raise _missing(record, name, mapping, number, "feedback")
     given = {key: value for key, value in found.items() if value is not MISSING and value is not None}
     said = {key: value for key, value in given.items() if key not in {"accepted", "time", "source"}}
-    texts = {key: convert(key, value, as_text if key in _LONG else _as_name) for key, value in said.items()}
+    texts = {key: convert(key, value, as_text if key in _LONG else as_name) for key, value in said.items()}
     item = {_ITEM_FIELDS.get(key, key): text for key, text in texts.items() if key not in _CHAINING and text}
     return Line(
         chain=texts["chain"],
@@ -140,7 +138,7 @@ def read_values(record: dict[str, Any], name: str, mapping: Mapping[str, str], n
             **item,
             "status": status,
             "fatal": fatal,
-            "source": convert("source", given["source"], _source) if "source" in given else Source.UNKNOWN,
+            "source": convert("source", given["source"], as_source) if "source" in given else Source.UNKNOWN,
         },
     )
 
@@ -164,19 +162,46 @@ class _Converter:
             raise LogError(message, self.line) from None
 
 
-def _verdict(field: str) -> Callable[[Any], Any]:
-    _, colon, accepted_value = field.partition(":")
-    return lambda value: as_status(value, accepted_value if colon else None)
+_RULE = re.compile(r"(?P<field>.*?)(?P<how>>=|<=|>|<|:)(?P<value>.*)", re.DOTALL)
 
 
-def _as_name(value: Any) -> str:
+def verdict_rule(field: str) -> Callable[[Any], tuple[ArtifactStatus, bool]]:
+    """Return how a verdict is read: as it is, or by what follows the field's name, "exit_code:0", "reward>=0.5".
+
+    Raises:
+        UsageError: a score is to be compared with something that is no number.
+    """
+    parts = None if field.startswith("=") else _RULE.fullmatch(field)
+    if parts is None or parts["how"] == ":":
+        wanted = parts["value"] if parts else None
+        return lambda value: as_status(value, wanted)
+    try:
+        limit = float(parts["value"])
+    except ValueError:
+        raise UsageError(
+            f"accepted={field}: {parts['value']!r} is no number; write for example {parts['field']}{parts['how']}0.5"
+        ) from None
+    return lambda value: by_threshold(value, parts["how"], limit)
+
+
+def as_name(value: Any) -> str:
+    """Return a value as a text that databases take as a name.
+
+    Raises:
+        ValueError: it holds NUL or a lone surrogate.
+    """
     text = as_text(value)
     if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):
         raise ValueError("holds NUL or a lone surrogate, which databases refuse in names; remove it")
     return text
 
 
-def _source(value: Any) -> Source:
+def as_source(value: Any) -> Source:
+    """Return who wrote an artifact.
+
+    Raises:
+        ValueError: it is no `Source`.
+    """
     try:
         return Source(as_text(value))
     except ValueError:
@@ -185,8 +210,14 @@ def _source(value: Any) -> Source:
 
 
 def field_of(key: str, field: str) -> str:
-    """Return the field to look up for a key: `accepted` may carry a value, "exit_code:0"."""
-    return field.partition(":")[0] if key == "accepted" else field
+    """Return the field to look up for a key: that of `accepted` may carry a rule, "exit_code:0", "reward>=0.5"."""
+    parts = _RULE.fullmatch(field) if key == "accepted" and not field.startswith("=") else None
+    return parts["field"] if parts else field
+
+
+def find(record: Mapping[str, Any], key: str, field: str) -> Any:
+    """Return what a line has for a key, MISSING where it has nothing."""
+    return field[1:] if field.startswith("=") else lookup(record, field_of(key, field))
 
 
 def _missing(record: dict[str, Any], name: str, mapping: Mapping[str, str], number: int, key: str) -> LogError:
