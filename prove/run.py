@@ -16,7 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 WORK = ROOT / "prove-work"
-PROOFS = ["demo", "demo_swapped", "pairs", "clean_demo", "report_page", "merge", "readme", "unsloth_pretended"]
+PROOFS = [
+    "demo", "demo_swapped", "pairs", "clean_demo", "report_page", "merge", "readme", "unsloth_pretended", "writers",
+    "kills", "flips",
+]  # fmt: skip
 
 
 def source_digest() -> str:

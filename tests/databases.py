@@ -106,7 +106,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url).set(drivername="postgresql+psycopg")
-        self._admin = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        self._admin = sa.create_engine(self.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         self._kept = contextlib.ExitStack()
         self._installed: Place | None = None
 

@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
-    "errors digests caches types predicates prompts dag guards generators models attempts collect selections traces "
-    "credentials formatting formats jobs training statistics evidence evaluation improvement adapters merging report "
-    "gate loop pipeline engines demo cli __main__"
+    "errors digests caches types predicates templates prompts dag guards generators models attempts collect selections "
+    "traces credentials formatting formats jobs training statistics evidence evaluation improvement adapters merging "
+    "report gate loop pipeline engines demo cli __main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",
-    "matplotlib", "datasketch", "pandas", "pyarrow", "huggingface_hub",
+    "matplotlib", "pandas", "pyarrow", "huggingface_hub",
 )  # fmt: skip
 TRAINER_MAY_IMPORT = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "unsloth"}
 
@@ -60,7 +60,7 @@ def test_training_needs_only_the_standard_library_and_the_trainers():
 
 
 def test_prompts_errors_and_digests_are_standard_library_only():
-    for name in ("prompts", "errors", "digests"):
+    for name in ("prompts", "templates", "errors", "digests"):
         tops = {module.split(".")[0] for module in imported(PACKAGE / f"{name}.py")} - {"guardlearn"}
         assert tops <= sys.stdlib_module_names
 

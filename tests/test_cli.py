@@ -167,7 +167,8 @@ def test_specification_files_are_checked(tmp_path):
 
 def test_every_command_has_help():
     listed = guardlearn("--help").stdout
-    for name in "demo doctor collect import stats show verify backup upgrade redact extract train evaluate run export".split():
+    names = "demo doctor collect import stats show verify backup upgrade redact extract train evaluate run export"
+    for name in names.split():
         assert name in listed
         done = guardlearn(name, "--help")
         assert done.returncode == 0 and "--json" in done.stdout

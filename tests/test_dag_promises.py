@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from databases import Files, Place, Server
 from guardlearn.dag import ArtifactDAG, checkpoints, imports
 from guardlearn.dag.tables import bodies, head, metadata
-from guardlearn.predicates import redacted
+from guardlearn.predicates import item, redacted
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
 
 SECRET = "the secret of artifact one"
@@ -208,6 +208,21 @@ def test_an_altered_cell_is_found(filled: Place, name: str, column: str) -> None
 def test_what_is_missing_or_moved_is_named(filled: Place, statement: Any, says: str) -> None:
     found = tamper(filled, sa.text(statement) if isinstance(statement, str) else statement)
     assert any(says in problem for problem in found), found
+
+
+def test_a_deleted_leaf_and_a_deleted_chain_are_found(databases: Files | Server, template: Place) -> None:
+    """Deleted from every table, so that no row that is left is wrong: the running digest misses them all the same."""
+    said = {"rows were written but the last one here is", "seq 1 to 3 is missing"}
+    for chosen in ("seq = (SELECT seq FROM items WHERE id = 'late')", "seq IN (1, 2, 3)"):
+        with databases.copy(template) as place:
+            with ArtifactDAG.load(place.target) as dag:
+                dag.append(attempt("late", "c1", "rejected", specification="spec c"))
+                (late,) = dag.extract(item("late"))
+            about = f"seq = {late.seq}" if "late" in chosen else chosen
+            gone = [f"DELETE FROM {name} WHERE {about}" for name in ("bodies", "facts", "trained")]
+            gone.append(f"DELETE FROM events WHERE item_id IN (SELECT id FROM items WHERE {about})")
+            found = tamper(place, *(sa.text(each) for each in [*gone, f"DELETE FROM items WHERE {about}"]))
+            assert any(line in problem for problem in found for line in said), found
 
 
 def test_missing_triggers_are_named(filled: Place) -> None:

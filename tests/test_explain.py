@@ -44,9 +44,7 @@ def test_the_query_shown_selects_what_extract_yields(filled: Place, text: str | 
         plan = dag.explain(chosen, order_by=order_by)
         expected = [int(item.id[1:]) + 1 for item in dag.extract(chosen, order_by=order_by)]
         with dag.reading() as connection:
-            found = (
-                connection.exec_driver_sql(plan.sql, execution_options={"no_parameters": True}).scalars().all()
-            )
+            found = connection.exec_driver_sql(plan.sql, execution_options={"no_parameters": True}).scalars().all()
     assert list(found) == expected
     assert len(expected) == {"everything()": 1_000, None: 200}.get(text, len(expected))
     assert plan.steps and not plan.in_python

@@ -6,7 +6,7 @@ written table by table. The running digest over seq (`head`) moves on with every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,10 +30,26 @@ from guardlearn.dag.tables import bodies, events, head, items, texts
 from guardlearn.errors import RepositoryError, UsageError
 from guardlearn.types import ArtifactStatus, RepositoryItem
 
-__all__ = ["Appender", "add_to_sides", "advance_sides", "checked_event", "side_digest"]
+__all__ = ["Appender", "add_to_sides", "advance_sides", "checked_event", "portions", "side_digest"]
 
 EVENT_KINDS = ("status", "exclude", "include", "review", "stale", "redact")
 """Events that callers may append; `parent_missing` is ℛ's own."""
+
+_ITEMS_AT_ONCE = 500
+_CHARS_AT_ONCE = 16_000_000
+
+
+def portions(given: Iterable[RepositoryItem]) -> Iterator[list[RepositoryItem]]:
+    """Yield items in batches that may be held at once: by number, and by the length of what they hold."""
+    batch, chars = list[RepositoryItem](), 0
+    for item in given:
+        batch.append(item)
+        chars += len(item.artifact) + len(item.feedback) + len(item.specification)
+        if len(batch) >= _ITEMS_AT_ONCE or chars >= _CHARS_AT_ONCE:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 class Appender:
@@ -152,7 +168,8 @@ class Appender:
         """Give a new item its seq, digest and place in the chain."""
         row = each.row
         parent = self._lineage.find(row["parent_id"]) if row["parent_id"] else None
-        digest = item_digest(row, each.specification_digest, each.constraints_digest, parent.digest if parent else b"")
+        before = parent.digest if parent else b""
+        digest = item_digest(row, each.specification_digest, each.constraints_digest, before, each.names)
         self._advance(digest)
         seq = row["seq"] = each.body["seq"] = self.seq
         row["digest"], row["fatal"] = digest, self._flag(row["fatal"])

@@ -123,6 +123,11 @@ class Database:
         except DBAPIError as error:
             reason = " ".join(str(error.orig).split())
             raise RepositoryError(f"{self.target}: {reason}{self._backend.hint(error)}") from error
+        except UnicodeDecodeError as error:  # SQLite quotes damaged SQL, its driver expects UTF-8
+            if not error.object.startswith(b"malformed database schema"):
+                raise
+            reason = ascii(error.object.decode("utf-8", "replace"))
+            raise RepositoryError(f"{self.target} is damaged: {reason}; restore a backup") from error
         except NoResultFound as error:
             raise RepositoryError(f"{self.target} is damaged: a row that must be there is not; run verify") from error
 

@@ -14,6 +14,7 @@ import hashlib
 import heapq
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +23,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from guardlearn.dag.paging import rows, rows_by_size
 from guardlearn.dag.rows import NAMES, body_digest, seen_digest
 from guardlearn.dag.tables import bodies, events, head, items, meta, pinned_groups, specifications, texts
 from guardlearn.errors import DataError, write_failure
@@ -69,7 +71,7 @@ def export_items(dag: ArtifactDAG, path: str | os.PathLike[str], on_progress: On
     place = Path(path)
     if place.exists():
         raise DataError(f"{place} exists already; name another file for the export")
-    staged = place.with_name(f".{place.name}.{os.getpid()}")
+    staged = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
     try:
         with staged.open("xb") as file, dag.reading() as connection:
             report = _write(connection, file, on_progress)
@@ -119,40 +121,35 @@ def _write(connection: Connection, file: BinaryIO, on_progress: OnProgress | Non
 
 def _lines(connection: Connection) -> Iterator[tuple[str, dict[str, Any]]]:
     pins = sa.select(pinned_groups.c.spec_group, pinned_groups.c.side).order_by(pinned_groups.c.spec_group)
-    for row in _rows(connection, pins):
+    for row in rows(connection, pins):
         yield "pin", dict(row)
     named = [specifications.c[name] for name in ("spec_group", "cluster", "side")]
-    sides = sa.select(texts.c.body, *named).join(specifications, specifications.c.key == texts.c.key)
-    for row in _rows(connection, sides.order_by(texts.c.key)):
+    sides = sa.select(texts.c.key, texts.c.body, *named).join(specifications, specifications.c.key == texts.c.key)
+    for row in rows_by_size(connection, sides, texts.c.key, texts.c.body):
         yield "specification", {"text": _text(row["body"]), **{column.name: row[column.name] for column in named}}
     psi, omega = texts.alias("psi"), texts.alias("omega")
+    long = [bodies.c[name] for name in ("artifact", "feedback", "details", "seen")]
     of_items = (
         sa.select(
             *items.c,
-            *(bodies.c[name] for name in ("artifact", "feedback", "details", "seen")),
+            *long,
             psi.c.body.label("psi"),
             omega.c.body.label("omega"),
         )
         .join(bodies, bodies.c.seq == items.c.seq)
         .join(psi, psi.c.key == items.c.specification)
         .join(omega, omega.c.key == items.c.constraints)
-        .order_by(items.c.seq)
     )
+    sized = rows_by_size(connection, of_items, items.c.seq, *long, psi.c.body, omega.c.body)
     with (
-        contextlib.closing(_rows(connection, of_items)) as attempted,
-        contextlib.closing(_rows(connection, sa.select(events).order_by(events.c.seq))) as known,
+        contextlib.closing(sized) as attempted,
+        contextlib.closing(rows(connection, sa.select(events).order_by(events.c.seq))) as known,
     ):
         for row in heapq.merge(attempted, known, key=lambda row: row["seq"]):
             if "body_digest" in row:
                 yield "item", _item(row)
             else:
                 yield "event", {name: row[name] for name in EVENT_FIELDS}
-
-
-def _rows(connection: Connection, query: sa.Select[Any]) -> Any:
-    """Yield a query's rows, a page at a time."""
-    with connection.execute(query, execution_options={"yield_per": _BATCH}) as result:
-        yield from result.mappings()
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:

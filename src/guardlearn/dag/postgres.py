@@ -17,18 +17,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from guardlearn.dag.patience import busy_hint, busy_seconds
 from guardlearn.errors import RepositoryError, missing_library
 
 __all__ = ["PostgresSchema"]
-
-BUSY_SECONDS = 30
-"""How long a writer waits for another one before it gives up, unless the URL's options set lock_timeout."""
 
 CONNECT_SECONDS = 10
 """How long connecting may take, unless the URL sets connect_timeout."""
 
 _LOCK = "SELECT pg_advisory_xact_lock(('x' || left(md5('guardlearn ' || current_schema()), 16))::bit(64)::bigint)"
-_PATIENCE = f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', false) WHERE current_setting('lock_timeout') = '0'"
+_PATIENCE = "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'"
+"""Where the URL's options set lock_timeout, that holds."""
+
 _TABLES = """
 SELECT relname FROM pg_class
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'f', 'v', 'm')
@@ -100,7 +100,7 @@ class PostgresSchema:
         """Return what to do about a driver's error."""
         state = getattr(error.orig, "sqlstate", None) or ""
         if state == "55P03":
-            return "; another process is writing, try again"
+            return busy_hint()
         if state.startswith("53") and state != "53300":
             return "; make room on the server, then run the same command again"
         if error.connection_invalidated or state.startswith(("57P", "08")):
@@ -122,6 +122,7 @@ class PostgresSchema:
             engine.dispose()
 
     def _engine(self, **options: Any) -> Engine:
+        patience = busy_seconds()
         waits = {} if "connect_timeout" in self._url.query else {"connect_timeout": CONNECT_SECONDS}
         try:
             engine = sa.create_engine(self._url, connect_args=waits, pool_pre_ping=True, **options)
@@ -130,7 +131,7 @@ class PostgresSchema:
 
         @sa.event.listens_for(engine, "connect")
         def _connected(connection: Any, record: Any) -> None:
-            connection.execute(_PATIENCE)
+            connection.execute(_PATIENCE, [f"{max(1, round(patience * 1000))}ms"])  # 0 would be for ever
             connection.commit()
 
         return engine

@@ -22,12 +22,23 @@ from guardlearn.dag.batching import batches, select_in
 from guardlearn.dag.checkpoints import untrained
 from guardlearn.dag.rows import READ_BODY, READ_FACTS, READ_ITEM, decode_item, decode_text, storable
 from guardlearn.dag.sql import runs_in_python, selection
-from guardlearn.dag.tables import bodies, facts, items, specifications, texts
+from guardlearn.dag.tables import bodies, facts, head, items, specifications, texts
 from guardlearn.errors import RepositoryError, UsageError
 from guardlearn.predicates.expression import Predicate
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
 
-__all__ = ["ORDERS", "Query", "items_by_seq", "known_ids", "path_to_root", "paths_to_root", "seq_of", "stream"]
+__all__ = [
+    "ORDERS",
+    "Query",
+    "ids",
+    "items_by_seq",
+    "known_ids",
+    "last_seq",
+    "path_to_root",
+    "paths_to_root",
+    "seq_of",
+    "stream",
+]
 
 ORDERS = {"created_at": (items.c.created_at, items.c.id), "seq": (items.c.seq,)}
 _REJECTED = ArtifactStatus.REJECTED.value
@@ -45,8 +56,10 @@ _ROWS = sa.select(*(items.c[name] for name in READ_ITEM), *(facts.c[name] for na
 _PARENT, _ROOT, _ATTEMPT = (len(READ_ITEM) + READ_FACTS.index(name) for name in ("parent_seq", "root_seq", "attempt"))
 _ROOTS = sa.select(facts.c.root_seq)
 _LINKS = sa.select(facts.c.seq, items.c.id, facts.c.parent_seq, facts.c.status).join(items, items.c.seq == facts.c.seq)
-_BODIES = sa.select(bodies.c.seq, *(bodies.c[name] for name in READ_BODY))
-_SIZE: sa.ColumnElement[int] = functools.reduce(operator.add, (sa.func.length(bodies.c[name]) for name in READ_BODY))
+_BODIES = sa.select(*(bodies.c[name] for name in READ_BODY))
+_SIZE: sa.ColumnElement[int] = functools.reduce(
+    operator.add, (sa.func.length(bodies.c[name]) for name in READ_BODY[1:])
+)
 _SMALL = _BODIES.where(sa.literal_column(str(_LARGE)) >= _SIZE)
 _TEXTS = sa.select(texts.c.key, texts.c.body, specifications.c.side).outerjoin(
     specifications, specifications.c.key == texts.c.key
@@ -92,10 +105,10 @@ class Query:
         """Whether a function of the predicate has the last word, in Python."""
         return runs_in_python(self.predicate)
 
-    def statement(self) -> sa.Select[Any]:
-        """Return the SQL that yields the seqs."""
+    def statement(self, column: sa.Column[Any] = items.c.seq) -> sa.Select[Any]:
+        """Return the SQL that yields the seqs, or another column of items."""
         columns = ORDERS[self.order_by]
-        query = selection([items.c.seq], self.predicate, columns)
+        query = selection([column], self.predicate, columns)
         query = query.order_by(*(column.desc() if self.descending else column for column in columns))
         if self.untrained_by is not None:
             query = query.where(untrained(self.untrained_by))
@@ -113,6 +126,20 @@ def stream(connection: Connection, query: Query) -> Iterator[RepositoryItem]:
     with connection.execute(query.statement(), execution_options={"yield_per": _BATCH}) as result:
         found = _complete(connection, result.scalars())
         yield from itertools.islice(filter(query.predicate.matches, found) if query.by_hand else found, query.limit)
+
+
+def ids(connection: Connection, query: Query) -> Iterator[str]:
+    """Yield the ids of what `stream` yields."""
+    if query.by_hand:
+        yield from (item.id for item in stream(connection, query))
+        return
+    with connection.execute(query.statement(items.c.id), execution_options={"yield_per": _BATCH}) as result:
+        yield from result.scalars()
+
+
+def last_seq(connection: Connection) -> int:
+    """Return the seq of the last item or event; 0 for an empty ℛ."""
+    return int(connection.execute(sa.select(head.c.seq).where(head.c.name == "log")).scalar_one())
 
 
 def seq_of(connection: Connection, item_id: str, target: str) -> int:
@@ -166,20 +193,25 @@ class _Placed(NamedTuple):
 
 def _complete(connection: Connection, seqs: Iterable[int]) -> Iterator[RepositoryItem]:
     remaining, shared = iter(seqs), dict[int, tuple[str, str | None]]()
+    said: dict[int, FeedbackEntry] = {}  # attempts that are in the history of several items are read and decoded once
     while batch := list(itertools.islice(remaining, _BATCH)):
         placed = _place(connection, batch)
         shared = _shared_texts(connection, {key for each in placed for key in each.row[3:5]}, shared)
         for part, wanted in _parts(placed):
-            small = {seq: body for seq, *body in select_in(connection, _SMALL, bodies.c.seq, wanted)}
-            said: dict[int, FeedbackEntry] = {}  # attempts that are in the history of several items are decoded once
+            said = {seq: entry for seq, entry in said.items() if seq in wanted}
+            unread = sorted((wanted - said.keys()) | {each.row[0] for each in part})
+            small = {row[0]: row for row in select_in(connection, _SMALL, bodies.c.seq, unread)}
             for row, root_id, rejected in part:
+                history = []
                 for link in rejected:
-                    if link.seq in small and link.seq not in said:
-                        said[link.seq] = _entry(link, small[link.seq])
-                history = tuple(said.get(link.seq) or _entry(link, _body(connection, link.seq)) for link in rejected)
+                    if (entry := said.get(link.seq)) is None:
+                        entry = _entry(link, small.get(link.seq) or _body(connection, link.seq))
+                        if link.seq in small:
+                            said[link.seq] = entry
+                    history.append(entry)
                 (psi, side), (omega, _) = shared[row[3]], shared[row[4]]
                 body = small.get(row[0]) or _body(connection, row[0])
-                yield decode_item(row, body, (psi, omega), side, root_id, history)
+                yield decode_item(row, body, (psi, omega), side, root_id, tuple(history))
 
 
 def _place(connection: Connection, seqs: Sequence[int]) -> list[_Placed]:
@@ -195,18 +227,18 @@ def _place(connection: Connection, seqs: Sequence[int]) -> list[_Placed]:
     return placed
 
 
-def _parts(placed: Iterable[_Placed]) -> Iterator[tuple[list[_Placed], list[int]]]:
+def _parts(placed: Iterable[_Placed]) -> Iterator[tuple[list[_Placed], set[int]]]:
     """Yield items, in order, with the seqs of all attempts whose texts they need: as many as may be held at once."""
     part, wanted = list[_Placed](), set[int]()
     for each in placed:
         needed = {each.row[0], *(link.seq for link in each.rejected)}
-        if part and len(wanted | needed) > _HELD:
-            yield part, sorted(wanted)
+        if part and len(wanted) + len(needed - wanted) > _HELD:
+            yield part, wanted
             part, wanted = [], set()
         part.append(each)
         wanted |= needed
     if part:
-        yield part, sorted(wanted)
+        yield part, wanted
 
 
 def _links(connection: Connection, roots: Iterable[int]) -> dict[int, _Link]:
@@ -233,10 +265,13 @@ def _shared_texts(
     return kept
 
 
-def _body(connection: Connection, seq: int) -> Sequence[bytes]:
+def _body(connection: Connection, seq: int) -> Sequence[Any]:
     """Return the texts of one attempt, however large they are."""
-    return connection.execute(_BODIES.where(bodies.c.seq == seq)).one()[1:]
+    for row in select_in(connection, _BODIES, bodies.c.seq, [seq]):
+        return row
+    raise NoResultFound(f"item {seq} has no texts")
 
 
-def _entry(link: _Link, body: Sequence[bytes]) -> FeedbackEntry:
-    return FeedbackEntry(artifact=decode_text(body[0]), feedback=decode_text(body[1]), item_id=link.id)
+def _entry(link: _Link, body: Sequence[Any]) -> FeedbackEntry:
+    _, artifact, feedback, _, _ = body
+    return FeedbackEntry(artifact=decode_text(artifact), feedback=decode_text(feedback), item_id=link.id)

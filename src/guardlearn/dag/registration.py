@@ -49,8 +49,12 @@ def register(appender: Appender, given: Sequence[Specification]) -> int:
     return advance_sides(appender.connection, list(pending.values()))
 
 
-def pin(connection: Connection, group: str, side: Side) -> None:
+def pin(connection: Connection, group: str, side: Side | str) -> None:
     """Pin a group to a side before it has one; the same side again changes nothing."""
+    try:
+        side = Side(side)
+    except ValueError as error:
+        raise UsageError(f"unknown side {side!r}; allowed are: {', '.join(Side)}") from error
     if not group or not storable(group):
         raise UsageError(f"group {group!r} cannot be pinned: give a name without NUL and lone surrogates")
     present = _group_sides(connection, group)

@@ -21,6 +21,9 @@ from guardlearn.errors import RepositoryError
 from guardlearn.types import ArtifactStatus, Facts, FeedbackEntry, RepositoryItem, Side, Source, utc
 
 __all__ = [
+    "READ_BODY",
+    "READ_FACTS",
+    "READ_ITEM",
     "ItemRows",
     "body_digest",
     "decode_item",
@@ -28,6 +31,7 @@ __all__ = [
     "decode_text",
     "digest_of",
     "encode_item",
+    "encode_seen",
     "encode_text",
     "event_digest",
     "from_micros",
@@ -38,7 +42,6 @@ __all__ = [
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def _plain(value: object) -> object:
@@ -74,6 +77,7 @@ NAMES = (
 """Text columns of `items`: no NUL, no lone surrogates."""
 
 _names_of = itemgetter(*NAMES)
+_BETWEEN = len(NAMES) - 1
 _SHORT = 65_536
 """Texts below so many bytes are small enough to be copied or kept."""
 
@@ -92,6 +96,8 @@ class ItemRows(msgspec.Struct):
     specification_digest: bytes
     constraints: bytes
     constraints_digest: bytes
+    names: str = ""
+    """The values of NAMES with NUL between them, where they are joined already."""
 
 
 def encode_item(item: RepositoryItem) -> ItemRows:
@@ -107,27 +113,28 @@ def encode_item(item: RepositoryItem) -> ItemRows:
 
 
 def _encode(item: RepositoryItem) -> ItemRows:
-    row: dict[str, Any] = {
-        "id": item.id,
-        "parent_id": item.parent_id or "",
-        "action_pair_id": item.action_pair_id,
-        "workflow_id": item.workflow_id,
-        "workflow_ref": item.workflow_ref,
-        "source": _SOURCES.get(item.source) or Source(item.source).value,
-        "status": _STATUSES.get(item.status) or ArtifactStatus(item.status).value,
-        "cause": item.cause,
-        "guard": item.guard,
-        "guard_version": item.guard_version,
-        "model": item.model,
-        "adapter": item.adapter,
-        "prompt_digest": item.prompt_digest,
-        "spec_group": item.group or "",
-        "fatal": bool(item.fatal),
-        "created_at": to_micros(item.created_at),
-    }
+    names = (
+        item.id,
+        item.parent_id or "",
+        item.action_pair_id,
+        item.workflow_id,
+        item.workflow_ref,
+        _SOURCES.get(item.source) or Source(item.source).value,
+        _STATUSES.get(item.status) or ArtifactStatus(item.status).value,
+        item.cause,
+        item.guard,
+        item.guard_version,
+        item.model,
+        item.adapter,
+        item.prompt_digest,
+        item.group or "",
+    )
+    joined = "\0".join(names)
+    row: dict[str, Any] = dict(zip(NAMES, names, strict=True))
+    row["fatal"], row["created_at"] = bool(item.fatal), to_micros(item.created_at)
     if not item.id:
         raise ValueError("its id is empty; give every attempt an id of its own")
-    if not storable("".join(_names_of(row))):
+    if joined.count("\0") != _BETWEEN or not (joined.isascii() or storable("".join(names))):
         name = next(name for name in NAMES if not storable(row[name]))
         raise ValueError(f"{name} {row[name]!r} holds NUL or a lone surrogate, which databases refuse in names")
     details: dict[str, Any] = {}  # most attempts of a log have neither
@@ -135,20 +142,16 @@ def _encode(item: RepositoryItem) -> ItemRows:
         details["sampling"] = item.sampling
     if item.metadata:
         details["metadata"] = item.metadata
-    seen = (
-        b""
-        if item.seen_history is None
-        else _encode_json([[e.artifact, e.feedback, e.item_id] for e in item.seen_history]).encode()
-    )
+    seen = b"" if item.seen_history is None else encode_seen(item.seen_history)
     body = {
-        "artifact": encode_text(item.artifact),
-        "feedback": encode_text(item.feedback),
+        "artifact": item.artifact.encode("utf-8", "surrogatepass"),
+        "feedback": item.feedback.encode("utf-8", "surrogatepass"),
         "details": _encode_json(details).encode() if details else b"",
         "seen": seen,
     }
     row["body_digest"] = body_digest(body)
     row["seen_digest"] = seen_digest(seen)
-    return ItemRows(row, body, *_shared_text(item.specification), *_shared_text(item.constraints))
+    return ItemRows(row, body, *_shared_text(item.specification), *_shared_text(item.constraints), joined)
 
 
 def _shared_text(text: str) -> tuple[bytes, bytes]:
@@ -193,7 +196,8 @@ def digest_of(body: bytes) -> bytes:
 
 def to_micros(moment: datetime) -> int:
     """Return microseconds since 1970 UTC; a naive time is taken as UTC."""
-    return (utc(moment) - _EPOCH) // _MICROSECOND
+    since = (moment if getattr(moment, "tzinfo", None) is UTC else utc(moment)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_micros(micros: int) -> datetime:
@@ -206,7 +210,7 @@ def body_digest(body: Mapping[str, bytes]) -> bytes:
     parts = (body["artifact"], body["feedback"], body["details"])
     lengths = b"%d,%d,%d;" % (len(parts[0]), len(parts[1]), len(parts[2]))
     if len(parts[0]) < _SHORT:  # one call costs less than four; a long artifact is not copied
-        return digest_of(b"".join((lengths, *parts)))
+        return hashlib.sha256(b"".join((lengths, *parts))).digest()
     running = hashlib.sha256(lengths)
     for part in parts:
         running.update(part)
@@ -218,7 +222,9 @@ def seen_digest(seen: bytes) -> bytes:
     return digest_of(seen) if seen else b""
 
 
-def item_digest(row: Mapping[str, Any], specification: bytes, constraints: bytes, parent: bytes) -> bytes:
+def item_digest(
+    row: Mapping[str, Any], specification: bytes, constraints: bytes, parent: bytes, names: str = ""
+) -> bytes:
     """Return the digest of an item's row.
 
     Args:
@@ -226,99 +232,122 @@ def item_digest(row: Mapping[str, Any], specification: bytes, constraints: bytes
         specification: digest of Ψ.
         constraints: digest of Ω.
         parent: digest of the parent's row; b"" without one, or where it was not there yet.
+        names: `ItemRows.names` where they are joined already.
     """
+    joined = names or "\0".join(_names_of(row))
+    fatal = "fatal" if row["fatal"] else ""
     content = (
-        "item",
-        *_names_of(row),
-        str(row["created_at"]),
-        "fatal" if row["fatal"] else "",
-        specification.hex(),
-        constraints.hex(),
-        row["body_digest"].hex(),
-        row["seen_digest"].hex(),
-        parent.hex(),
+        f"item\0{joined}\0{row['created_at']}\0{fatal}\0{specification.hex()}\0{constraints.hex()}\0"
+        f"{row['body_digest'].hex()}\0{row['seen_digest'].hex()}\0{parent.hex()}"
     )
-    return _digest_names(content)
+    return hashlib.sha256(content.encode()).digest()
 
 
 def event_digest(row: Mapping[str, Any], item: bytes) -> bytes:
     """Return the digest of an event's row; `item` is the digest of the item it is about."""
     content = ["event", *[row[name] for name in ("item_id", "kind", "value", "actor", "reason")]]
-    return _digest_names([*content, str(row["created_at"]), item.hex()])
+    # names hold no NUL, so it keeps them apart
+    return digest_of("\0".join([*content, str(row["created_at"]), item.hex()]).encode())
 
 
-def _digest_names(content: Sequence[str]) -> bytes:
-    """Return the digest of a list of names; they hold no NUL, so it keeps them apart."""
-    return digest_of("\0".join(content).encode())
+def encode_seen(history: Sequence[FeedbackEntry]) -> bytes:
+    """Return a seen_history as it is stored."""
+    return _encode_json([[each.artifact, each.feedback, each.item_id] for each in history]).encode()
 
 
 def decode_seen(seen: bytes) -> tuple[FeedbackEntry, ...] | None:
     """Return a stored seen_history; None where there is none."""
     if not seen:
         return None
-    return tuple(FeedbackEntry(artifact=a, feedback=f, item_id=i) for a, f, i in json.loads(seen))
+    return tuple(FeedbackEntry(artifact=a, feedback=f, item_id=i) for a, f, i in _decode_json(seen))
 
 
 _STATUS = {member.value: member for member in ArtifactStatus}
 _SOURCE = {member.value: member for member in Source}
 _SIDE = {member.value: member for member in Side}
 
+READ_ITEM = (
+    *("seq", "id", "parent_id", "specification", "constraints", "action_pair_id", "workflow_id", "workflow_ref"),
+    *("source", "cause", "fatal", "guard", "guard_version", "created_at", "model", "adapter", "prompt_digest"),
+    "spec_group",
+)
+READ_FACTS = (
+    *("status", "parent_seq", "root_seq", "attempt", "rejected_ancestors"),
+    *("excluded", "reviewed", "stale", "redacted", "broken"),
+)
+READ_BODY = ("seq", "artifact", "feedback", "details", "seen")
+"""Columns of items, facts and bodies in the order in which `decode_item` takes them."""
+
 
 def decode_item(
-    row: Mapping[str, Any],
-    specification: str,
-    constraints: str,
+    row: Sequence[Any],
+    body: Sequence[Any],
+    texts: tuple[str, str],
+    side: str | None,
     root_id: str,
     history: tuple[FeedbackEntry, ...],
 ) -> RepositoryItem:
-    """Return the item of one joined row (items, bodies, facts and the side of Ψ).
+    """Return the item of its rows.
 
     Args:
-        row: its columns by name; the current status is `current_status`.
-        specification: Ψ.
-        constraints: Ω.
+        row: columns READ_ITEM, then READ_FACTS.
+        body: columns READ_BODY.
+        texts: Ψ and Ω.
+        side: of Ψ; None where it has none.
         root_id: id of the first item of its chain.
         history: H by the chain; a stored seen_history takes precedence.
     """
-    details = json.loads(row["details"]) if row["details"] else {}
-    seen = decode_seen(row["seen"])
-    status = _STATUS[row["current_status"]]
+    seq, item_id, parent_id, _, _, action_pair_id, workflow_id, workflow_ref, source, cause, fatal, *rest = row
+    guard, guard_version, created_at, model, adapter, prompt_digest, group, current, *rest = rest
+    _, _, attempt, rejected_ancestors, excluded, reviewed, stale, redacted, broken = rest
+    _, artifact, feedback, stored_details, stored_seen = body
+    details = _decode_json(stored_details) if stored_details else {}
+    seen = decode_seen(stored_seen)
+    status = _STATUS[current]
     return RepositoryItem(
-        id=row["id"],
-        artifact=decode_text(row["artifact"]),
-        specification=specification,
+        id=item_id,
+        artifact=decode_text(artifact),
+        specification=texts[0],
         status=status,
-        action_pair_id=row["action_pair_id"],
-        constraints=constraints,
-        workflow_id=row["workflow_id"],
-        workflow_ref=row["workflow_ref"],
-        parent_id=row["parent_id"] or None,
-        source=_SOURCE[row["source"]],
-        feedback=decode_text(row["feedback"]),
-        cause=row["cause"],
-        fatal=bool(row["fatal"]),
-        guard=row["guard"],
-        guard_version=row["guard_version"],
-        created_at=from_micros(row["created_at"]),
-        model=row["model"],
-        adapter=row["adapter"],
+        action_pair_id=action_pair_id,
+        constraints=texts[1],
+        workflow_id=workflow_id,
+        workflow_ref=workflow_ref,
+        parent_id=parent_id or None,
+        source=_SOURCE[source],
+        feedback=decode_text(feedback),
+        cause=cause,
+        fatal=bool(fatal),
+        guard=guard,
+        guard_version=guard_version,
+        created_at=from_micros(created_at),
+        model=model,
+        adapter=adapter,
         sampling=details.get("sampling", {}),
-        prompt_digest=row["prompt_digest"],
-        group=row["spec_group"] or None,
+        prompt_digest=prompt_digest,
+        group=group or None,
         seen_history=seen,
         metadata=details.get("metadata", {}),
-        seq=row["seq"],
+        seq=seq,
         facts=Facts(
             status=status,
             root_id=root_id,
-            attempt=row["attempt"],
-            rejected_ancestors=row["rejected_ancestors"],
-            excluded=bool(row["excluded"]),
-            reviewed=bool(row["reviewed"]),
-            stale=bool(row["stale"]),
-            redacted=bool(row["redacted"]),
-            broken=bool(row["broken"]),
+            attempt=attempt,
+            rejected_ancestors=rejected_ancestors,
+            excluded=bool(excluded),
+            reviewed=bool(reviewed),
+            stale=bool(stale),
+            redacted=bool(redacted),
+            broken=bool(broken),
         ),
-        side=_SIDE.get(row["side"]),
+        side=_SIDE.get(side or ""),
         history=history if seen is None else seen,
     )
+
+
+def _decode_json(body: bytes) -> Any:
+    """Return a value that `_encode_json` wrote."""
+    try:
+        return msgspec.json.decode(body)  # five times as fast
+    except msgspec.DecodeError:  # lone surrogates, NaN and infinities are no JSON to it
+        return json.loads(body)

@@ -1,14 +1,19 @@
 """ℛ in an SQLite file.
 
 Reading never changes a cleanly closed file. Writers begin with BEGIN IMMEDIATE, and fold the write-ahead log into the
-file when they close.
+file when they close. Nobody but SQLite opens the file: a process that closes it drops its own SQLite's locks
+(https://sqlite.org/howtocorrupt.html, 2.2), and another process would then remove the log that it still writes to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import random
 import sqlite3
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from guardlearn.dag.patience import busy_hint, busy_seconds
 from guardlearn.errors import RepositoryError
 
 __all__ = ["SqliteFile"]
@@ -23,8 +29,14 @@ __all__ = ["SqliteFile"]
 PAGE_BYTES = 16384
 """SQLite's page: with its default of 4096, a 2 kB artifact would leave half of its page empty."""
 
-BUSY_SECONDS = 30
-"""How long a writer waits for another one before it gives up."""
+CACHE_KIB = 8192
+"""What a writer holds of the file: ids come in no order, so a batch touches many pages of their index."""
+
+_ASK_AGAIN_SECONDS = 0.004
+"""How often a waiting writer asks, on average; SQLite's own waiting comes to ten times a second, which starves it."""
+
+_ABANDONED_SECONDS = 3600
+"""A draft of this age was left by a process that was killed; making one takes less than a second."""
 
 _ROOM = "the disk is full or failing; make room, then run the same command again"
 
@@ -48,19 +60,29 @@ class SqliteFile:
                 f"no repository at {self.target}: it {what}; "
                 "make one with `guardlearn import --into PATH`, `guardlearn collect --db PATH`, or ArtifactDAG.create"
             )
+        if not self.present():
+            raise RepositoryError(f"{self.target} is no guardlearn repository: it is an empty file")
+        uri = f"{self._path.as_uri()}?{_open_mode(self._path)}"
         try:
-            with self._path.open("rb") as file:
-                start = file.read(16)
-        except OSError as error:
-            raise RepositoryError(f"cannot open {self.target}: {error.strerror or error}") from error
-        if start != b"SQLite format 3\x00":
-            raise RepositoryError(f"{self.target} is no guardlearn repository: it is not an SQLite file")
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=busy_seconds())) as connection:
+                connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+                raise RepositoryError(
+                    f"{self.target} is no guardlearn repository: it is not an SQLite file, or its beginning is damaged"
+                ) from error
+            reason = "the file is damaged: restore a backup" if os.access(self._path, os.R_OK) else "it is not readable"
+            raise RepositoryError(f"cannot open {self.target}: {error}; {reason}") from error
 
     @contextlib.contextmanager
     def founding(self) -> Iterator[Connection]:
         """Yield a connection to a new file that appears under its name only when it is complete."""
         self._must_be_new()
-        draft = SqliteFile(self._path.with_name(f".{self._path.name}.{os.getpid()}"), self.target)
+        for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.????????.new*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    left.unlink()
+        draft = SqliteFile(self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}.new"), self.target)
         writer = draft.writer()
         try:
             with writer.begin() as connection:
@@ -70,7 +92,7 @@ class SqliteFile:
             log = Path(f"{draft._path}-wal")
             if log.exists() and log.stat().st_size:  # it could not be folded into the file, which lacks it
                 raise RepositoryError(f"{self.target} cannot be created: {_ROOM}")
-            draft._path.replace(self._path)
+            self._publish(draft._path)
         finally:
             writer.dispose()
             for ending in ("", "-wal", "-shm"):
@@ -89,7 +111,11 @@ class SqliteFile:
         reason = str(error.orig)
         if "disk I/O error" in reason or "disk is full" in reason:
             return f"; {_ROOM}"
-        return "; another process is writing, try again" if "locked" in reason else ""
+        if "malformed" in reason or "is not a database" in reason:
+            return "; the file is damaged: restore a backup"
+        if "readonly" in reason or "unable to open" in reason:
+            return "; the file or its folder cannot be written: check their permissions"
+        return busy_hint() if "locked" in reason else ""
 
     def shrink_log(self, writer: Engine, patience_seconds: float) -> None:
         """Fold the write-ahead log into the file; what a reader still needs stays until the last one closes."""
@@ -98,11 +124,26 @@ class SqliteFile:
             cursor = raw.cursor()
             cursor.execute(f"PRAGMA busy_timeout={int(patience_seconds * 1000)}")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+            cursor.execute("PRAGMA busy_timeout=0")
         except sqlite3.Error:
             raw.invalidate()  # with its short patience it must not be used again
         else:
             raw.close()
+
+    def _publish(self, draft: Path) -> None:
+        """Give a finished draft the file's name, unless somebody else's repository has it by now."""
+        if not self._path.exists():
+            try:
+                os.link(draft, self._path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without links
+                draft.replace(self._path)
+                return
+            else:
+                return
+        self._must_be_new()
+        draft.replace(self._path)  # over an empty file
 
     def _must_be_new(self) -> None:
         """Raise where something with content is already there, or nothing can be made there."""
@@ -116,10 +157,10 @@ class SqliteFile:
     def _engine(self, mode: str) -> Engine:
         uri = f"{self._path.as_uri()}?{_open_mode(self._path) if mode == 'ro' else f'mode={mode}'}"
 
+        patience = busy_seconds()
+
         def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(
-                uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
+            connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, check_same_thread=False)
             if mode == "ro":
                 connection.execute("PRAGMA query_only=ON")
             else:
@@ -127,16 +168,37 @@ class SqliteFile:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("PRAGMA secure_delete=ON")
+                connection.execute(f"PRAGMA cache_size={-CACHE_KIB}")
+                connection.execute("PRAGMA busy_timeout=0")  # who waits, waits in _begin_immediate
             return connection
 
         engine = sa.create_engine("sqlite+pysqlite://", creator=connect, poolclass=sa.pool.QueuePool)
-        begin = "BEGIN" if mode == "ro" else "BEGIN IMMEDIATE"
 
         @sa.event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql(begin)
+            if mode == "ro":
+                connection.exec_driver_sql("BEGIN")
+            else:
+                _begin_immediate(connection, patience)
 
         return engine
+
+
+def _begin_immediate(connection: Connection, patience_seconds: float) -> None:
+    """Begin with the write lock; while somebody else has it, ask often and at random, so that everybody gets a turn."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    give_up = time.monotonic() + patience_seconds
+    while time.monotonic() < give_up:
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                break  # raised below as SQLAlchemy's
+            time.sleep(random.uniform(0, 2 * _ASK_AGAIN_SECONDS))
+        else:
+            return
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _open_mode(path: Path) -> str:

@@ -10,19 +10,17 @@ Reading never changes what is stored (Theorem 3): E(ℛ, Φ) is a query in one s
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from guardlearn.dag import counting, imports, reading, redaction, registration, schema
 from guardlearn.dag import facts as derived
-from guardlearn.dag.appending import Appender, checked_event
+from guardlearn.dag.appending import Appender, checked_event, portions
 from guardlearn.dag.breakdown import BreakdownRow, breakdown
 from guardlearn.dag.engine import Database
 from guardlearn.dag.explaining import QueryPlan, explain
@@ -31,7 +29,6 @@ from guardlearn.dag.imports import ImportRecord
 from guardlearn.dag.reading import Query
 from guardlearn.dag.recorder import Chain
 from guardlearn.dag.registration import Reading
-from guardlearn.dag.tables import head
 from guardlearn.dag.tree import Link, tree
 from guardlearn.dag.verification import VerifyReport, verify
 from guardlearn.errors import RepositoryError, UsageError
@@ -44,7 +41,7 @@ __all__ = ["ArtifactDAG", "Reading", "Selector"]
 Selector = Predicate | Callable[[RepositoryItem], Any]
 """What selects items: a predicate, which runs in the database, or a function of an item, which runs in Python."""
 
-_BATCH = 500
+_Read = TypeVar("_Read")
 
 
 class ArtifactDAG:
@@ -71,24 +68,26 @@ class ArtifactDAG:
         return cls(database)
 
     @classmethod
-    def load(cls, target: str | os.PathLike[str], *, read_only: bool = False) -> ArtifactDAG:
+    def load(
+        cls, target: str | os.PathLike[str], *, read_only: bool = False, on_progress: OnProgress | None = None
+    ) -> ArtifactDAG:
         """Open an existing repository; never creates one.
 
         Args:
             target: a path or URL; a folder of AtomicGuard stores is read by way of a side file in the user's cache.
             read_only: refuse every append. Reading alone never changes ℛ, whatever this says.
+            on_progress: called with (done, total, note) while a folder's side file is made or brought up to date.
 
         Raises:
             RepositoryError: nothing is there, it is no repository, or it is of another schema version.
         """
-        target, read_only = by_way_of(target, read_only)
+        target, read_only = by_way_of(target, read_only, on_progress)
         database = Database(target, read_only=read_only)
         database.must_exist()
-        try:
+        with contextlib.ExitStack() as unless_good:
+            unless_good.callback(database.close)
             schema.check(database)
-        except BaseException:
-            database.close()
-            raise
+            unless_good.pop_all()
         return cls(database)
 
     @classmethod
@@ -147,9 +146,9 @@ class ArtifactDAG:
             on_progress: called with (items so far, items in all or 0 where not known, "storing").
         """
         total = len(items_) if isinstance(items_, Sequence) else 0
-        remaining, done = iter(items_), 0
+        done = 0
         with self._appending() as appender:
-            while batch := list(itertools.islice(remaining, _BATCH)):
+            for batch in portions(items_):
                 appender.add(batch)
                 done += len(batch)
                 if on_progress:
@@ -258,12 +257,15 @@ class ArtifactDAG:
             raise UsageError("predicate and filter are two names of one argument; give one of them")
         chosen = _resolved(predicate if filter is None else filter)
         query = Query(chosen, order_by=order_by, descending=descending, limit=limit, untrained_by=untrained_by)
+        return self._each(reading.stream, query)
 
-        def run() -> Iterator[RepositoryItem]:
-            with self.reading() as connection:
-                yield from reading.stream(connection, query)
+    def ids(self, predicate: Selector | None = None, *, order_by: str = "created_at") -> Iterator[str]:
+        """Yield the ids of what `extract` yields, in its order; no text is read unless a function must see it.
 
-        return run()
+        Raises:
+            UsageError: an argument is not allowed.
+        """
+        return self._each(reading.ids, Query(_resolved(predicate), order_by=order_by))
 
     def explain(self, predicate: Selector | None = None, *, order_by: str = "created_at") -> QueryPlan:
         """Return the query that `extract` runs, and how this database carries it out: which indexes it takes.
@@ -315,7 +317,7 @@ class ArtifactDAG:
     def last_seq(self) -> int:
         """Seq of the last item or event; 0 for an empty ℛ."""
         with self.reading() as connection:
-            return int(connection.execute(sa.select(head.c.seq).where(head.c.name == "log")).scalar_one())
+            return reading.last_seq(connection)
 
     def verify(self, on_progress: OnProgress | None = None) -> VerifyReport:
         """Recompute every digest and fact; the report names what was altered, is missing or was redacted."""
@@ -339,12 +341,8 @@ class ArtifactDAG:
         Raises:
             RepositoryError: the group is on another side already; sides never change.
         """
-        try:
-            wanted = Side(side)
-        except ValueError as error:
-            raise UsageError(f"unknown side {side!r}; allowed are: {', '.join(Side)}") from error
         with self._database.writing() as connection:
-            registration.pin(connection, group, wanted)
+            registration.pin(connection, group, side)
 
     def side_of(self, specification: str, group: str | None = None) -> Side | None:
         """Return the side of a specification, or of the group it would join; None while it has none."""
@@ -391,6 +389,10 @@ class ArtifactDAG:
             appender = Appender(connection)
             yield appender
             appender.finish()
+
+    def _each(self, read: Callable[[Connection, Query], Iterator[_Read]], query: Query) -> Iterator[_Read]:
+        with self.reading() as connection:
+            yield from read(connection, query)
 
 
 def _resolved(predicate: Selector | None) -> Predicate:

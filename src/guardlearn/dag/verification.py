@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,9 +22,12 @@ from guardlearn.dag.appending import side_digest
 from guardlearn.dag.checkpoints import checkpoint_digest, trained_digest
 from guardlearn.dag.facts_check import check_facts
 from guardlearn.dag.imports import import_digest
+from guardlearn.dag.paging import rows, rows_by_size
 from guardlearn.dag.redaction import SEEN_ONLY
 from guardlearn.dag.registration import reading_digest
 from guardlearn.dag.rows import body_digest, digest_of, event_digest, item_digest, seen_digest
+from guardlearn.dag.sides_check import check_clusters, check_index
+from guardlearn.dag.structure_check import check_structure
 from guardlearn.dag.tables import (
     bodies,
     checkpoints,
@@ -44,6 +47,10 @@ __all__ = ["CURRENT", "Digests", "VerifyReport", "digest_of_row", "event_rows", 
 
 _MOST_NAMED = 20
 _BATCH = 500
+_BODY_COLUMNS = ("artifact", "feedback", "details", "seen")
+
+_UNREADABLE = (SQLAlchemyError, ValueError, TypeError, AttributeError, OverflowError)
+"""What reading damaged rows can end in."""
 
 
 class Digests(NamedTuple):
@@ -85,6 +92,8 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
         "texts": lambda: _texts(connection),
         "facts": lambda: check_facts(connection),
         "sides": lambda: _sides(connection),
+        "clusters": lambda: check_clusters(connection),
+        "near-duplicates": lambda: check_index(connection),
         "readings": lambda: _readings(connection),
         "checkpoints": lambda: _checkpoints(connection),
         "imports": lambda: _numbered(connection, imports, import_digest),
@@ -97,7 +106,7 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
                 for line in check():
                     more += len(found) >= _MOST_NAMED
                     found += [line] if len(found) < _MOST_NAMED else []
-        except (SQLAlchemyError, ValueError, TypeError, OverflowError) as error:  # damage can break reading itself
+        except _UNREADABLE as error:
             found.append(f"cannot be read: {' '.join(str(getattr(error, 'orig', error)).split())}")
         problems += [f"{name}: {line}" for line in found] + ([f"{name}: {more} more like these"] if more else [])
     return VerifyReport(items=log.items, events=log.events, redacted=log.redacted, problems=problems)
@@ -114,6 +123,7 @@ def _integrity(connection: Connection) -> Iterator[str]:
         for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(10)"):
             if line != "ok":
                 yield f"{line}"
+        yield from check_structure(connection)
     for name in triggers.altered(connection):
         yield f"trigger {name} is missing or altered"
 
@@ -151,15 +161,12 @@ class _Log:
             yield "the running digest is another: meta, head or a whole row with its digest was altered"
 
     def _in_order(self) -> Iterator[Any]:
+        columns = [bodies.c[name] for name in _BODY_COLUMNS]
         with (  # where one cannot be read, the other's cursor is closed too
-            contextlib.closing(self._rows(item_rows())) as of_items,
-            contextlib.closing(self._rows(event_rows())) as of_events,
+            contextlib.closing(rows_by_size(self._connection, item_rows(), items.c.seq, *columns)) as of_items,
+            contextlib.closing(rows(self._connection, event_rows())) as of_events,
         ):
             yield from heapq.merge(of_items, of_events, key=lambda row: row["seq"])
-
-    def _rows(self, query: sa.Select[Any]) -> Generator[Any, None, None]:
-        with self._connection.execute(query, execution_options={"yield_per": _BATCH}) as result:
-            yield from result.mappings()
 
 
 def item_rows() -> sa.Select[Any]:
@@ -169,7 +176,7 @@ def item_rows() -> sa.Select[Any]:
     return (
         sa.select(
             *items.c,
-            *(bodies.c[name] for name in ("artifact", "feedback", "details", "seen")),
+            *(bodies.c[name] for name in _BODY_COLUMNS),
             psi.c.digest.label("psi"),
             omega.c.digest.label("omega"),
             parent.c.seq.label("parent_seq"),
@@ -229,10 +236,9 @@ def _event_problems(row: Any, digest: bytes) -> Iterator[str]:
 
 
 def _texts(connection: Connection) -> Iterator[str]:
-    query = sa.select(texts).order_by(texts.c.key)
-    for key, digest, body in connection.execute(query, execution_options={"yield_per": _BATCH}):
-        if digest_of(body) != digest:
-            yield f"text {key} (a specification or constraints) was altered"
+    for row in rows_by_size(connection, sa.select(texts), texts.c.key, texts.c.body):
+        if digest_of(row["body"]) != row["digest"]:
+            yield f"text {row['key']} (a specification or constraints) was altered"
 
 
 def _sides(connection: Connection) -> Iterator[str]:
