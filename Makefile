@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/guardlearn demo --dir $(DEMO_DIR)
 
 test: install-dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 15
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -186,7 +186,7 @@ def test_a_session_keeps_equal_conversations_apart(dag, log):
     assert {item.metadata["chain"] for item in dag.extract(everything())} == {"s0", "s1"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_importing_prefixes_of_a_log_gives_what_the_whole_log_does(tmp_path_factory, data):
     turns = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["f", "g"])), min_size=1, max_size=3)
