@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -87,6 +88,22 @@ def installed(databases: Files | Server) -> Iterator[Place]:
     """A place of its own, with an empty repository."""
     with databases.installed() as made:
         yield made
+
+
+@pytest.fixture
+def json_lines(tmp_path: Path) -> Callable[[str], Callable[..., Path]]:
+    """Return what makes a writer of JSON Lines files: it takes objects, or lines as they are, and a file's name."""
+
+    def writer(usual_name: str) -> Callable[..., Path]:
+        def write(lines: Iterable[Any], name: str = usual_name) -> Path:
+            path = tmp_path / name
+            texts = [each if isinstance(each, str) else json.dumps(each) for each in lines]
+            path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+            return path
+
+        return write
+
+    return writer
 
 
 def _tokenizer():

@@ -43,14 +43,8 @@ def dag(tmp_path):
 
 
 @pytest.fixture
-def log(tmp_path):
-    def write(lines, name="chat.jsonl"):
-        path = tmp_path / name
-        texts = [each if isinstance(each, str) else json.dumps(each) for each in lines]
-        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-        return path
-
-    return write
+def log(json_lines):
+    return json_lines("chat.jsonl")
 
 
 def stored(dag):

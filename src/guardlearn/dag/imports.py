@@ -6,6 +6,7 @@ Theorem 9 holds for a store that lacks nothing; a real one does, and the report 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +14,11 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from guardlearn.dag.rows import from_micros, to_micros
+from guardlearn.dag.rows import from_micros, storable_name, to_micros
 from guardlearn.dag.tables import head, imports
 from guardlearn.digests import digest_json
 
-__all__ = ["ImportRecord", "ImportReport", "import_digest", "read", "record"]
+__all__ = ["ImportRecord", "ImportReport", "import_digest", "read", "record", "report_of"]
 
 
 class ImportReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,28 @@ class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
     report: ImportReport
 
 
+def report_of(
+    counts: Mapping[str, int],
+    *,
+    skipped: int,
+    faults: list[str],
+    unknown: Mapping[str, int],
+    pending: Mapping[str, int],
+) -> ImportReport:
+    """Return the report of an import that counted its attempts as new, unchanged and changed."""
+    new, unchanged, changed = (counts.get(name, 0) for name in ("new", "unchanged", "changed"))
+    return ImportReport(
+        read=new + unchanged + changed,
+        new=new,
+        unchanged=unchanged,
+        changed=changed,
+        skipped=skipped,
+        faults=faults,
+        unknown=dict(sorted(unknown.items())),
+        pending=dict(sorted(pending.items())),
+    )
+
+
 def record(connection: Connection, source: str, report: ImportReport) -> None:
     """Store a report, unless nothing was taken and the source's last report says the same.
 
@@ -59,7 +82,7 @@ def record(connection: Connection, source: str, report: ImportReport) -> None:
         source: what was imported.
         report: what it did.
     """
-    source = source.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
+    source = storable_name(source)
     query = sa.select(imports.c.report).where(imports.c.source == source).order_by(imports.c.number.desc()).limit(1)
     last = connection.execute(query).scalar_one_or_none()
     if last is not None and not (report.new or report.changed) and _lacks(_decoded(last)) == _lacks(report):

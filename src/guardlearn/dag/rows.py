@@ -38,6 +38,7 @@ __all__ = [
     "item_digest",
     "seen_digest",
     "storable",
+    "storable_name",
     "to_micros",
 ]
 
@@ -177,6 +178,11 @@ def storable(name: str) -> bool:
         except UnicodeEncodeError:
             return False
     return True
+
+
+def storable_name(text: str) -> str:
+    """Return a text as databases take it in a name: NUL and lone surrogates are written out."""
+    return text if storable(text) else text.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def encode_text(text: str) -> bytes:

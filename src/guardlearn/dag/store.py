@@ -24,7 +24,7 @@ from guardlearn.dag.appending import Appender, checked_event, portions
 from guardlearn.dag.breakdown import BreakdownRow, breakdown
 from guardlearn.dag.engine import Database
 from guardlearn.dag.explaining import QueryPlan, explain
-from guardlearn.dag.importers.atomicguard_folder import by_way_of
+from guardlearn.dag.importers import by_way_of
 from guardlearn.dag.imports import ImportRecord
 from guardlearn.dag.reading import Query
 from guardlearn.dag.recorder import Chain

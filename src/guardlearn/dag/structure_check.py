@@ -16,8 +16,7 @@ from guardlearn.dag.tables import metadata
 
 __all__ = ["check_structure"]
 
-_TABLES = [table for table in metadata.sorted_tables if table not in (side_bands, side_index)]
-_TABLES += [side_bands, side_index]
+_TABLES = tuple(dict.fromkeys((*metadata.sorted_tables, side_bands, side_index)))
 _KINDS = {str: "text", bytes: "blob", int: "integer", bool: "integer"}
 
 

@@ -30,7 +30,7 @@ from guardlearn.digests import digest_text
 from guardlearn.errors import DataError, RepositoryError
 from guardlearn.types import OnProgress
 
-__all__ = ["by_way_of"]
+__all__ = ["side_file"]
 
 _KEPT = 2  # a process that opened the one before the newest goes on reading it
 _TABLE = "CREATE TABLE atomicguard_folders (path BLOB PRIMARY KEY, stamps BLOB)"
@@ -39,19 +39,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[bytes, int, int]]).decode
 
 
-def by_way_of(
-    target: str | os.PathLike[str], read_only: bool, on_progress: OnProgress | None = None
-) -> tuple[str | os.PathLike[str], bool]:
-    """Return what to open for `target`, and whether to refuse appends: a folder's side file, anything else itself.
+def side_file(folder: str | os.PathLike[str], on_progress: OnProgress | None) -> Path:
+    """Return the path of a folder's side file, made or brought up to date.
 
     Raises:
-        RepositoryError: a folder holds no AtomicGuard store, or the cache takes no file.
+        RepositoryError: the folder holds no AtomicGuard store, or the cache takes no file.
     """
-    return (_side_file(target, on_progress), True) if Path(target).is_dir() else (target, read_only)
-
-
-def _side_file(folder: str | os.PathLike[str], on_progress: OnProgress | None) -> Path:
-    """Return the path of a folder's side file, made or brought up to date."""
     try:
         stores = find_stores(folder)
     except DataError as error:

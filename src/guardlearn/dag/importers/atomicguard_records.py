@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from guardlearn.dag.importers import atomicguard_object as objects
-from guardlearn.dag.rows import NAMES, ItemRows, encode_item, encode_text, storable, to_micros
+from guardlearn.dag.rows import NAMES, ItemRows, encode_item, encode_text, storable, storable_name, to_micros
 from guardlearn.errors import RepositoryError
 
-__all__ = ["Head", "Record", "name_of", "read_object", "rows_of", "skim_object"]
+__all__ = ["Head", "Record", "read_object", "rows_of", "skim_object"]
 
 
 class Head(msgspec.Struct, array_like=True):
@@ -95,7 +95,7 @@ def skim_object(path: str, by_history: bool) -> Head:
         parent_id=_id(_parent(value, by_history)),
         created_at=to_micros(created_at or _modified(path)),
         time_known=created_at is not None,
-        status=name_of(str(value.get("status"))),
+        status=storable_name(str(value.get("status"))),
     )
 
 
@@ -148,11 +148,6 @@ def rows_of(record: Record, created_at: int) -> ItemRows:
     row["seen_digest"] = b""
     body = {"artifact": record.artifact, "feedback": record.feedback, "details": record.details, "seen": b""}
     return ItemRows(row, body, *record.texts, record.names)
-
-
-def name_of(text: str) -> str:
-    """Return a text as databases take it in a name: NUL and lone surrogates are written out."""
-    return text if storable(text) else text.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _skimmed(raw: bytes, by_history: bool) -> dict[str, Any]:

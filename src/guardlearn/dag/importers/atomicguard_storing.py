@@ -19,12 +19,12 @@ from guardlearn.dag.batching import batches
 from guardlearn.dag.importers import atomicguard_object as objects
 from guardlearn.dag.importers.atomicguard_people import Review
 from guardlearn.dag.importers.atomicguard_pool import Readers
-from guardlearn.dag.importers.atomicguard_records import Record, name_of, rows_of
+from guardlearn.dag.importers.atomicguard_records import Record, rows_of
 from guardlearn.dag.importers.atomicguard_survey import Entry, Survey
 from guardlearn.dag.importers.known import Said, clash, known_items, late_verdict, verdicts_said
 from guardlearn.dag.importers.workflows import workflow_fault
 from guardlearn.dag.imports import ImportReport
-from guardlearn.dag.rows import ItemRows, decode_text, encode_seen, seen_digest, storable
+from guardlearn.dag.rows import ItemRows, decode_text, encode_seen, seen_digest, storable, storable_name
 from guardlearn.dag.tables import events, items
 from guardlearn.types import ArtifactStatus, FeedbackEntry, OnProgress
 
@@ -132,10 +132,10 @@ class _Import:
             if not stored["redacted"] and decode_text(stored["artifact"]) != each.content:
                 self._fault(each.id, f"this review of {each.artifact_id} quotes another content; it is not taken")
                 continue
-            actor = f"review {name_of(each.id)}"
+            actor = f"review {storable_name(each.id)}"
             known = sa.select(events.c.seq).where(events.c.item_id == each.artifact_id, events.c.actor == actor)
             if self._connection.execute(known.limit(1)).first() is None:
-                self._appender.add_event(each.artifact_id, "review", each.status, actor, name_of(each.feedback))
+                self._appender.add_event(each.artifact_id, "review", each.status, actor, storable_name(each.feedback))
                 self._counts["changed by review"] += 1
         self._appender.finish()
 
@@ -143,16 +143,12 @@ class _Import:
         """Return what happened."""
         for names, count in self._lacks.items():
             self._unknown.update(dict.fromkeys(names, count))
-        new, unchanged, changed = (self._counts[name] for name in ("new", "unchanged", "changed"))
-        return ImportReport(
-            read=new + unchanged + changed,
-            new=new,
-            unchanged=unchanged,
-            changed=changed,
+        return imports.report_of(
+            self._counts,
             skipped=self._found.skipped,
             faults=self._found.index_faults.named() + self._found.faults.named(),
-            unknown=dict(sorted(self._unknown.items())),
-            pending=dict(sorted(self._pending.items())),
+            unknown=self._unknown,
+            pending=self._pending,
         )
 
     def _store(self, made: dict[str, Made], here: set[str]) -> None:
@@ -173,7 +169,7 @@ class _Import:
         self._appender.add_encoded([each.rows for each in fresh])
         for each in fresh:
             if each.record.exclude:
-                self._appender.add_event(each.entry.id, "exclude", "", _ACTOR, name_of(each.record.exclude))
+                self._appender.add_event(each.entry.id, "exclude", "", _ACTOR, storable_name(each.record.exclude))
 
     def _update(self, rows: ItemRows, stored: Any, said: Said) -> str:
         """Note a verdict that the store did not have when its item was imported; returns the outcome."""
@@ -182,7 +178,7 @@ class _Import:
             self._fault(name, late.fault)
         if not late.status:
             return "unchanged"
-        self._appender.add_event(name, "status", late.status, _ACTOR, name_of(decode_text(rows.body["feedback"])))
+        self._appender.add_event(name, "status", late.status, _ACTOR, storable_name(decode_text(rows.body["feedback"])))
         return "changed"
 
     def _take(self, each: Made, outcome: str, here: set[str]) -> None:

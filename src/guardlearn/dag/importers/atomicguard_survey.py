@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Self
 
 from guardlearn.dag.importers import atomicguard_object as objects
 from guardlearn.dag.importers.atomicguard_index import Hints, Listed, read_index
-from guardlearn.dag.importers.atomicguard_records import Head, name_of
-from guardlearn.dag.rows import to_micros
+from guardlearn.dag.importers.atomicguard_records import Head
+from guardlearn.dag.rows import storable_name, to_micros
 from guardlearn.errors import RepositoryError
 
 __all__ = ["Entry", "Faults", "Survey"]
@@ -135,7 +135,7 @@ class Survey:
 
     def pass_over(self, number: int, names: Iterable[str]) -> None:
         """Note object files of a store that are not read, because ℛ has what they hold."""
-        self._see([(number, name_of(name.removesuffix(".json"))) for name in names])
+        self._see([(number, storable_name(name.removesuffix(".json"))) for name in names])
 
     def take(self, number: int, folder: str, names: list[str], heads: list[Head]) -> None:
         """Note what some objects are.
@@ -153,7 +153,7 @@ class Survey:
         for name, head in zip(names, heads, strict=True):
             usual = name == f"{head.id}.json"
             if not (usual and head.id):
-                odd.append((number, name_of(name.removesuffix(".json"))))
+                odd.append((number, storable_name(name.removesuffix(".json"))))
             if not head.id:
                 self.skipped += 1
                 self.faults.add(odd[-1][1], head.fault)
@@ -244,7 +244,12 @@ class Survey:
             self._database.execute("DELETE FROM listed")
         elif isinstance(part, Hints):
             rows = [
-                (number, name, name_of(str(hint.status)), hint.created_at if isinstance(hint.created_at, str) else None)
+                (
+                    number,
+                    name,
+                    storable_name(str(hint.status)),
+                    told if isinstance(told := hint.created_at, str) else None,
+                )
                 for name, hint in part.by_id.items()
             ]
             self._database.executemany("INSERT INTO hints VALUES (?, ?, ?, ?)", rows)

@@ -20,7 +20,7 @@ from guardlearn.dag.importers.known import Said, clash, known_items, late_verdic
 from guardlearn.dag.importers.protocol import Given, ImportedItem, Importer, ImportFault
 from guardlearn.dag.importers.workflows import workflow_fault
 from guardlearn.dag.imports import ImportReport
-from guardlearn.dag.rows import ItemRows, encode_item, storable
+from guardlearn.dag.rows import ItemRows, encode_item, storable_name
 from guardlearn.errors import DataError, GuardlearnError, RepositoryError
 from guardlearn.types import ArtifactStatus, OnProgress, RepositoryItem, Source
 
@@ -174,7 +174,7 @@ class Intake:
         self._appender.add_encoded([encoded for _, encoded in fresh])
         for each, _ in fresh:
             if each.exclude:
-                self._appender.add_event(each.item.id, "exclude", "", self._actor, _name(each.exclude))
+                self._appender.add_event(each.item.id, "exclude", "", self._actor, storable_name(each.exclude))
 
     def fault(self, fault: ImportFault) -> None:
         """Note what was not read, or is odd."""
@@ -187,16 +187,12 @@ class Intake:
 
     def report(self) -> ImportReport:
         """Return what happened."""
-        new, unchanged, changed = (self._counts[name] for name in ("new", "unchanged", "changed"))
-        return ImportReport(
-            read=new + unchanged + changed,
-            new=new,
-            unchanged=unchanged,
-            changed=changed,
+        return imports.report_of(
+            self._counts,
             skipped=self._counts["skipped"],
             faults=self._faults,
-            unknown=dict(sorted(self._unknown.items())),
-            pending=dict(sorted(self._pending.items())),
+            unknown=self._unknown,
+            pending=self._pending,
         )
 
     def _update(self, each: ImportedItem, encoded: ItemRows, stored: Any, said: Said) -> str:
@@ -206,7 +202,7 @@ class Intake:
             self._faults.append(f"{each.item.id}: {late.fault}")
         if not late.status:
             return "unchanged"
-        self._appender.add_event(each.item.id, "status", late.status, self._actor, _name(each.item.feedback))
+        self._appender.add_event(each.item.id, "status", late.status, self._actor, storable_name(each.item.feedback))
         return "changed"
 
     def _note(self, each: ImportedItem, outcome: str) -> None:
@@ -258,8 +254,3 @@ def _guarded(importer: Importer, source: str, name: str) -> Iterator[Given]:
     except Exception as error:  # somebody else's code may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(f"importer {name} failed after {done} attempts: {reason}; nothing was stored") from error
-
-
-def _name(text: str) -> str:
-    """Return a text as databases take it in a name: NUL and lone surrogates are written out."""
-    return text if storable(text) else text.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
