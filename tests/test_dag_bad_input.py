@@ -232,7 +232,7 @@ def test_a_disk_that_fills_between_appends_keeps_what_was_acknowledged(tmp_path:
 @pytest.mark.skipif("TEST_POSTGRES_URL" in os.environ, reason="a server that was given is not killed")
 def test_a_server_that_crashes_in_the_middle_of_an_append_leaves_nothing_half_stored() -> None:
     """kill -9 of one of its processes makes PostgreSQL end all others and recover from its log."""
-    with server() as own, own.installed() as place, ArtifactDAG.load(place.target) as dag:
+    with server(durable=True) as own, own.installed() as place, ArtifactDAG.load(place.target) as dag:
         name = make_url(place.target).database
 
         def cut() -> Iterator[RepositoryItem]:
