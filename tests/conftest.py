@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from guardlearn.guards import sandbox
+
 if TYPE_CHECKING:
     from databases import Files, Place, Server
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork guards; tokenizers warn about it otherwise
 # a tiny model is fastest on one thread, above all where other tests want the cores too; the trainers inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not sandbox.state().works:  # the tests' own artifacts do no harm; tests of the sandbox itself are skipped there
+    os.environ.setdefault("GUARDLEARN_SANDBOX", "none")
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

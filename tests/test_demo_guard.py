@@ -209,6 +209,7 @@ def test_a_specification_it_cannot_check_is_an_error(metadata):
 
 def test_the_version_follows_the_settings():
     assert HouseStyle().version == house_style.version
+    assert HouseStyle(sandbox="none").version == house_style.version  # where it runs is not what it says
     assert HouseStyle(style=False).version != house_style.version
     assert HouseStyle(limits=Limits(cpu_seconds=2)).version != house_style.version
 

@@ -1,11 +1,16 @@
-"""guards/__init__.py: loading by name, plain functions as guards, digests of their code."""
+"""Guards in Python: loading by name, plain functions as guards, judging, what they print, digests of their code."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import threading
+
 import pytest
 
-from guardlearn.errors import GuardError, UsageError
-from guardlearn.guards import as_guard, as_verdict, code_digest, load_guard
+from guardlearn.errors import GuardError, SandboxUnavailable, UsageError
+from guardlearn.guards import as_guard, as_verdict, code_digest, judge, load_guard
 from guardlearn.types import ArtifactStatus, GuardContext, Specification, Verdict
 
 CONTEXT = GuardContext(specification=Specification(id="s", specification="say yes"))
@@ -45,7 +50,8 @@ def test_a_function_may_look_at_the_context():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nonsense", "house_style"),
+        ("nonsense", "write package.module:attribute or one of house_style, json_schema, pytest, python, sql"),
+        ("hose_style", r"did you mean 'house_style'\?"),
         ("no_such_module:check", "no module 'no_such_module'"),
         ("guardlearn.no_such:check", "no module 'guardlearn.no_such'"),
         ("half_guard:nothing", "has no 'nothing'; it has check"),
@@ -85,6 +91,91 @@ def test_an_answer_that_is_no_verdict_is_refused():
         as_guard(lambda artifact: "fine", "odd")("x", CONTEXT)
     with pytest.raises(GuardError, match="no verdict"):
         as_verdict(None)
+
+
+def test_judging_a_guard_that_raises_gives_no_verdict_and_nonsense_is_an_error():
+    class Raising:
+        name, version, constraints = "raising", "1", ""
+
+        def __call__(self, artifact, context):
+            raise KeyError("metadata")
+
+    verdict = judge(Raising(), "x", CONTEXT)
+    assert (verdict.status, verdict.feedback) == (ArtifactStatus.PENDING, "KeyError: 'metadata'")
+    assert (verdict.guard, verdict.guard_version, verdict.cause) == ("raising", "1", "guard failed")
+    assert verdict.seconds > 0
+
+    class Nonsense(Raising):
+        name = "nonsense"
+
+        def __call__(self, artifact, context):
+            return True
+
+    with pytest.raises(GuardError, match=r"guard 'nonsense' returned bool; it must return guardlearn\.Verdict"):
+        judge(Nonsense(), "x", CONTEXT)
+    with pytest.raises(GuardError, match="guard 'none' returned 'None', which is no verdict"):
+        judge(as_guard(lambda artifact: None, "none"), "x", CONTEXT)
+
+
+def test_judging_without_a_sandbox_stops_instead_of_giving_no_verdicts():
+    def check(artifact):
+        raise SandboxUnavailable("install it")
+
+    class Refusing:
+        name, version, constraints = "refusing", "1", ""
+
+        def __call__(self, artifact, context):
+            raise SandboxUnavailable("install it")
+
+    for guard in (Refusing(), as_guard(check)):
+        with pytest.raises(SandboxUnavailable):
+            judge(guard, "x", CONTEXT)
+
+
+FLOOD = """
+import json, sys, threading, tracemalloc
+from guardlearn.guards import as_guard, judge
+from guardlearn.types import GuardContext, Specification
+
+def check(artifact):
+    for _ in range(100):
+        print("x" * 1_000_000)
+    print("to stderr", file=sys.stderr)
+    return True
+
+context = GuardContext(specification=Specification(id="s", specification="t"))
+tracemalloc.start()
+verdict = judge(as_guard(check, "flood"), "x", context)
+print(json.dumps({"passed": verdict.passed, "peak": tracemalloc.get_traced_memory()[1]}))
+"""
+
+
+def test_a_guard_that_prints_100_mb_floods_nothing():
+    done = subprocess.run([sys.executable, "-c", FLOOD], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)  # standard output is the program's own
+    assert answer["passed"] and answer["peak"] < 30_000_000
+    assert len(done.stderr) < 10_200
+    assert "guard 'flood' prints more than 10000 characters; the rest is not shown" in done.stderr
+
+
+def test_prints_of_a_guard_and_of_other_threads_are_told_apart(capsys):
+    inside, done = threading.Event(), threading.Event()
+
+    def check(artifact):
+        print("by the guard")
+        inside.set()
+        return done.wait(30)
+
+    thread = threading.Thread(target=judge, args=(as_guard(check, "printing"), "x", CONTEXT))
+    thread.start()
+    assert inside.wait(30)
+    print("by this thread")
+    done.set()
+    thread.join()
+    print("afterwards")
+    out, err = capsys.readouterr()
+    assert out == "by this thread\nafterwards\n"
+    assert err == "by the guard\n"
 
 
 def test_the_guides_result_objects_are_understood():

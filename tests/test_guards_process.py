@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from guardlearn.errors import GuardError
 from guardlearn.guards.process import Limits, Outcome, run_limited
 
 SHORT = Limits(wall_seconds=0.6)
@@ -96,6 +97,54 @@ def _runs(pid: int) -> bool:
 def test_root_is_given_up():
     shown = printed("import os\ntry: os.setuid(0)\nexcept OSError: print('refused', 0 in os.getresuid())")
     assert shown == "refused False\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can give each a user of its own")
+def test_as_root_what_leaves_the_session_is_killed_too():
+    code = "import os, time\nif os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n  print(os.getpid(), flush=True)\n"
+    result = run_limited(code + "  time.sleep(60)\ntime.sleep(0.5)", b"", Limits(processes=8, wall_seconds=20))
+    assert not _runs(int(result.stdout.split()[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can give each a user of its own")
+def test_as_root_two_at_once_are_two_users():
+    code = "import os, time\nprint(os.getuid(), flush=True)\ntime.sleep(1)"
+    with ThreadPoolExecutor(3) as pool:
+        users = list(pool.map(lambda _: printed(code, Limits(wall_seconds=20)), range(3)))
+    assert len(set(users)) == 3
+
+
+def test_both_streams_are_read_and_bounded():
+    code = "import os\nos.write(1, b'out')\nos.write(2, b'error')"
+    result = run_limited(code, b"", Limits(output_bytes=5))
+    assert (result.stdout, result.stderr, result.outcome) == (b"out", b"error", Outcome.EXITED)
+    result = run_limited(code, b"", Limits(output_bytes=4))
+    assert (result.stdout, result.stderr, result.outcome) == (b"out", b"erro", Outcome.OUTPUT)
+
+
+# each child stays below the kernel's limit, and so does their parent
+MANY = (
+    "import os, time\nwhile 1:\n if os.fork() == 0:\n  while time.process_time() < 0.5: pass\n  os._exit(0)\n os.wait()"
+)
+TOGETHER = {
+    "memory": ("import os, time\nfor _ in 'abc': os.fork()\nheld = b'x' * (90 << 20)\ntime.sleep(60)", Outcome.MEMORY),
+    "processor time": (MANY, Outcome.TIMEOUT),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a tree is only looked at on Linux")
+@pytest.mark.parametrize("use", TOGETHER)
+def test_what_a_tree_uses_together_is_limited(use):
+    code, outcome = TOGETHER[use]
+    result = run_limited(code, b"", Limits(processes=4096, wall_seconds=90))
+    assert result.outcome is outcome
+    assert result.seconds < 80
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel elsewhere does not limit address space")
+def test_what_cannot_start_is_an_error_and_no_result():
+    with pytest.raises(GuardError, match="before its program began"):
+        run_limited("print(1)", b"", Limits(address_bytes=1 << 20))
 
 
 def test_a_crash_is_told_from_a_limit():

@@ -10,8 +10,11 @@
     ├── LeakageError          evaluation would read what training has seen
     ├── JobError              a job folder is incomplete, altered, or its training failed
     ├── ModelError            a model folder, tokenizer or adapter cannot be used as asked
+    │   └── RequestRefused    one request cannot be answered (its prompt is too long); names its key
+    ├── GeneratorUnavailable  one request got no answer; others may fare better, and the same request later
     ├── GuardError            a guard cannot be loaded or broke its protocol
     └── BackendUnavailable    a library or device is missing; says the command that helps
+        └── SandboxUnavailable    no sandbox works here to run artifacts in; says what to install or to allow
 
 Every message is one line: what was wrong, the value, what is allowed, what to do. Standard library only.
 """
@@ -25,6 +28,7 @@ import re
 __all__ = [
     "BackendUnavailable",
     "DataError",
+    "GeneratorUnavailable",
     "GuardError",
     "GuardlearnError",
     "JobError",
@@ -34,6 +38,8 @@ __all__ = [
     "NoTracesError",
     "PredicateError",
     "RepositoryError",
+    "RequestRefused",
+    "SandboxUnavailable",
     "UsageError",
     "missing_library",
     "write_failure",
@@ -96,12 +102,31 @@ class ModelError(GuardlearnError):
     """A model folder, tokenizer or adapter cannot be used as asked."""
 
 
+class GeneratorUnavailable(GuardlearnError):
+    """One request got no answer after every try: its chain stays where it was; another request may fare better."""
+
+
+class RequestRefused(ModelError):
+    """A generator can never answer this one request; the others of its call were not asked. `key` is the request's."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+    def __reduce__(self) -> tuple[type[RequestRefused], tuple[str, str]]:
+        return type(self), (str(self), self.key)  # it travels between processes
+
+
 class GuardError(GuardlearnError):
     """A guard cannot be loaded, or returned something that is no verdict."""
 
 
 class BackendUnavailable(GuardlearnError):
     """A library or device that was asked for is not here; the message holds the command that helps."""
+
+
+class SandboxUnavailable(BackendUnavailable):
+    """No sandbox works here, so no artifact is run: what asked for verdicts stops, since none would differ."""
 
 
 def missing_library(library: str, extra: str, purpose: str) -> BackendUnavailable:

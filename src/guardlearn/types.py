@@ -117,6 +117,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     guard_version: str = ""
     """Digest of the guard's code and settings."""
     seconds: float = 0.0
+    verdicts: tuple[Verdict, ...] = ()
+    """What the parts of a composed guard said, in the order of the parts (Definition 43); those not run are absent."""
 
     @property
     def passed(self) -> bool:
@@ -286,21 +288,31 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     text: str
     finish: str
-    """"stop", or "length" when it ran into the token limit."""
+    """"stop", "length" when it ran into the token limit, or what else a server says ("content_filter")."""
     prompt_tokens: int
     completion_tokens: int
     seconds: float = 0.0
-    """Wall time of its batch divided by the batch's rows."""
+    """What it cost: wall time of its batch divided by the batch's rows; on a server, of the try that was answered."""
+    latency_seconds: float = 0.0
+    """From asking to answer, tries and waiting among others included; 0 where nothing measures it."""
+    tokens_known: bool = True
+    """False: a server counted none, and both counts are 0."""
 
 
 class Generator(Protocol):
-    """π_θ: answers prompts. Implementations: transformers (local, batched), replay (a shipped fake)."""
+    """π_θ: answers prompts. Implementations: transformers (local, batched), openai (servers), replay (shipped fake)."""
 
     model: str
     prompt_digest: str
     """Digest of chat template and tokenizer; "" where a server hides them."""
     common_random_numbers: bool
     """Whether equal keys draw equal noise."""
+    special_tokens: tuple[str, ...]
+    """Strings its tokenizer reads as control tokens, for the renderer to break up; () where none is known."""
+    lanes: int
+    """Calls of `generate` it takes at once, each from a thread of its own; ≥ 1."""
+    batch: int
+    """Requests it likes in one call; 0: all that wait."""
 
     def generate(
         self, requests: list[GenerationRequest], on_done: Callable[[int, Generation], None] | None = None

@@ -18,6 +18,12 @@ def command(
     as_json: console.Json = False,
 ) -> None:
     """Collect retries of a small model, train on them, measure before and after. Run again, it continues."""
+    from guardlearn.guards import sandbox
+
+    if sandbox.wished() == "auto" and not (state := sandbox.state()).works:
+        # the demo's artifacts come from its own small model; it must run where no sandbox can
+        sandbox.prefer("none")
+        console.say(f"no sandbox here: {state.reason}; the demo's answers run in limited processes")
     from guardlearn import report
     from guardlearn.demo.run import LIMITS, run_demo
 

@@ -6,10 +6,8 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import shutil
 import sqlite3
 import sys
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +16,7 @@ from guardlearn.cli import console
 
 _NEEDS = {
     "training and local models": (("torch", "transformers", "trl", "peft", "accelerate", "datasets"), "train"),
+    "models behind a server": (("openai",), "openai"),
     "PostgreSQL": (("psycopg",), "postgres"),
     "fan-out over machines": (("ray",), "ray"),
     "figures": (("matplotlib",), "report"),
@@ -101,6 +100,17 @@ def _unsloth() -> dict[str, Any]:
 
 
 def _sandbox() -> dict[str, Any]:
-    path = shutil.which("bwrap")
-    fix = "guards run artifacts in limited processes without it; judge code you do not trust in a container"
-    return _check("bubblewrap", path is not None, str(Path(path)) if path else "none", fix)
+    """Say which bubblewrap there is and whether it works here, found by running a program in it."""
+    from guardlearn.guards import bubblewrap, sandbox
+
+    what, state = "sandbox for artifacts", sandbox.state()
+    if state.bwrap is None:
+        return _check(what, False, state.reason, sandbox.INSTALL)
+    known = f"bubblewrap {bubblewrap.version(state.bwrap)}, the {state.bwrap.origin}'s ({state.bwrap.path})"
+    if not state.works:
+        return _check(what, False, f"{known}: {state.reason}", sandbox.INSTALL)
+    user = "started as root, which is given up inside" if os.geteuid() == 0 else "in a user namespace"
+    notes = "" if state.proc else ", without /proc"
+    wish = sandbox.wished()
+    chosen = "" if wish == "auto" else f"; the settings ask for {wish!r}"
+    return _check(what, True, f"{known}, works {user}{notes}{chosen}")

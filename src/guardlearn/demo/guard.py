@@ -2,7 +2,7 @@
 
 Cheap checks come first: find the code, parse it, compare the signature, check the docstring (pydocstyle's D200: one
 line, D400: ends with a period, and as house rule in D401's spirit: starts with "Return"). Only then are the cases run,
-in a limited process (guards/process.py). That process is told the arguments and never the expected results: it sends
+in a sandbox (guards/sandbox.py). The process in it is told the arguments and never the expected results: it sends
 back values, which are compared here. So an answer that writes into the channel can gain nothing but a wrong value.
 
 How a retry is asked decides whether it succeeds: naming the style's rules got the demo's model nowhere, an example
@@ -18,25 +18,21 @@ import math
 import re
 import secrets
 import sys
-import threading
 import time
-import warnings
 from typing import Any
 
 from guardlearn.errors import GuardError
-from guardlearn.guards import code_digest, process
-from guardlearn.guards.process import Limits, Outcome, ProcessResult, run_limited
+from guardlearn.guards import answers, code_digest, process
+from guardlearn.guards.answers import extract_code, parse_python
+from guardlearn.guards.process import Limits, Outcome, ProcessResult
+from guardlearn.guards.sandbox import run_python
 from guardlearn.types import ArtifactStatus, GuardContext, Specification, Verdict
 
 __all__ = ["HouseStyle", "extract_code", "house_style"]
 
 CONSTRAINTS = "You are a Python programmer. Reply with code only. Use type hints and a docstring."
 STYLE_FEEDBACK = 'House style: the body must start with a one-line docstring such as """Return the result."""'
-_LONGEST_ANSWER_CHARS = 20_000
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-# warnings.catch_warnings changes the filters of the whole process; one parser at a time keeps them in order
-_PARSING = threading.Lock()
 
 
 class HouseStyle:
@@ -48,22 +44,25 @@ class HouseStyle:
     name = "guardlearn.demo:house_style"
     constraints = CONSTRAINTS
 
-    def __init__(self, *, style: bool = True, limits: Limits = Limits()) -> None:
+    def __init__(self, *, style: bool = True, limits: Limits = Limits(), sandbox: str = "auto") -> None:
         """Configure the guard.
 
         Args:
             style: whether the docstring is judged; off, it measures whether a model can code at all.
             limits: of the process that runs the cases.
+            sandbox: where it runs, see `guardlearn.guards.sandbox.choose`; no part of the version.
         """
         self.style = style
         self.limits = limits
-        self.version = code_digest(sys.modules[__name__], process, style, limits)
+        self.sandbox = sandbox
+        self.version = code_digest(sys.modules[__name__], answers, process, style, limits)
 
     def __call__(self, artifact: str, context: GuardContext) -> Verdict:
         """Judge an answer.
 
         Raises:
             GuardError: the specification's metadata does not say what to check.
+            SandboxUnavailable: there is no sandbox to run the cases in.
         """
         began = time.monotonic()
         signature, cases = _task(context.specification)
@@ -86,54 +85,25 @@ class HouseStyle:
         code = extract_code(artifact)
         if not code:
             return "no code", f"Reply with the code of the function `{header}` in a Python code block."
-        tree = _parse(code)
+        tree = parse_python(code)
         if tree is None:
             return "syntax", f"The code is not valid Python. Write the whole function, starting with `{header}`."
-        wanted = _parse(f"{header} ...")
+        wanted = parse_python(f"{header} ...")
         assert wanted is not None
         function = _find(tree, wanted.body[0].name)  # type: ignore[attr-defined]
         if function is None or not _same_signature(function, wanted.body[0]):
             return "signature", f"The function must start with exactly `{header}`."
         if self.style and not _has_house_style(function):
             return "style", STYLE_FEEDBACK
-        return _judge_cases(code, function.name, _imported(tree), cases, self.limits)
+        return _judge_cases(code, function.name, _imported(tree), cases, self.limits, self.sandbox)
 
 
 _NO_VERDICT = "no verdict"
-_FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
-_FENCED = re.compile(
-    r"^[ \t]*(?P<fence>`{3,}|~{3,})[^\n`]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)", re.DOTALL | re.MULTILINE
-)
-_CODE_START = re.compile(r"^(?:def |async def |import |from \w+ import |class |@\w)", re.MULTILINE)
-_MOST_CUTS = 20  # tries to leave a trailing explanation out; each one parses
-
-
-def extract_code(artifact: str) -> str:
-    """Return the Python code of an answer, or "".
-
-    The first fenced block with a function is taken, closed or not; without one, the text from its first line of code
-    up to a stray fence, as far as it parses, so that an explanation before or after does no harm.
-    """
-    if len(artifact) > _LONGEST_ANSWER_CHARS:
-        return ""
-    for match in _FENCED.finditer(artifact):
-        if _CODE_START.search(match["code"]):
-            return match["code"]
-    start = _CODE_START.search(artifact)
-    if start is None:
-        return ""
-    lines = _FENCE.split(artifact[start.start() :], maxsplit=1)[0].splitlines()
-    ends = [len(lines), *(n for n in range(len(lines) - 1, 0, -1) if lines[n] and not lines[n][0].isspace())]
-    for end in ends[:_MOST_CUTS]:
-        code = "\n".join(lines[:end])
-        if _parse(code) is not None:
-            return code
-    return "\n".join(lines)
 
 
 def _task(specification: Specification) -> tuple[str, list[Any]]:
     signature, cases = specification.metadata.get("signature"), specification.metadata.get("cases")
-    tree = _parse(f"def {signature}: ...") if isinstance(signature, str) else None
+    tree = parse_python(f"def {signature}: ...") if isinstance(signature, str) else None
     if tree is None or len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef):
         raise GuardError(
             f"specification {specification.id!r}: metadata.signature is {signature!r}; house_style needs "
@@ -148,15 +118,6 @@ def _task(specification: Specification) -> tuple[str, list[Any]]:
             "[[[argument, …], expected], …]"
         )
     return str(signature), list(cases)
-
-
-def _parse(code: str) -> ast.Module | None:
-    with _PARSING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the answer's doubtful escapes are no concern of ours
-        try:
-            return ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # NUL bytes; too deeply nested
-            return None
 
 
 def _find(tree: ast.Module, name: str) -> _Function | None:
@@ -242,13 +203,15 @@ os._exit(0)
 """
 
 
-def _judge_cases(code: str, name: str, imports: set[str], cases: list[Any], limits: Limits) -> tuple[str, str]:
+def _judge_cases(
+    code: str, name: str, imports: set[str], cases: list[Any], limits: Limits, sandbox: str
+) -> tuple[str, str]:
     """Return (cause, feedback) of the first case that goes wrong, or ("", "")."""
     nonce = secrets.token_hex(8)
     payload = marshal.dumps((nonce, code, name, [arguments for arguments, _ in cases]))
     try:
-        result = run_limited(_HARNESS, payload, limits, preload={"_json", *imports})
-    except OSError as error:
+        result = run_python(_HARNESS, payload, limits, preload={"_json", *imports}, sandbox=sandbox)
+    except GuardError as error:
         return _NO_VERDICT, f"the process for the cases did not start: {error}"
     lines = [line.split(" ", 2)[1:] for line in _lines(result) if line.startswith(f"{nonce} ")]
     if not lines or lines[0][0] != "ready":
@@ -275,12 +238,14 @@ _LIMIT_CAUSES = {
     Outcome.SIGNALLED: "crash",
     Outcome.TIMEOUT: "timeout",
     Outcome.OUTPUT: "output",
+    Outcome.MEMORY: "memory",
 }
 _LIMIT_WORDS = {
     Outcome.EXITED: "ends the program",
     Outcome.SIGNALLED: "crashes the interpreter",
     Outcome.TIMEOUT: "takes too long",
     Outcome.OUTPUT: "returns too much",
+    Outcome.MEMORY: "uses too much memory",
 }
 
 

@@ -1,169 +1,242 @@
-"""Runs Python source in a fresh, limited process: what guards use to execute an artifact (Definition 6's G).
+"""Runs a program in a fresh, limited process and reads what it writes: what the sandbox is built on.
 
-The process is `python -I -S` with an empty environment, its own session and an empty working folder that goes with
-it. Time, memory, file sizes, open files and processes are limited by the kernel; the whole group is killed at a
-wall-clock deadline, and output is read up to a bound. Started as root, it gives root up first: root is exempt from
-limits on processes. The network and world-readable files are not closed off here.
+The process starts as an isolated Python that sets the kernel's limits, gives root up, writes the files it was handed
+and then becomes the program: Python source in place, or a command through exec. Time, memory, file sizes, open files
+and processes are limited by the kernel; the parent watches the whole tree, kills it at a deadline and reads output up
+to a bound. What else the process may see is not this module's business: `guardlearn.guards.sandbox` closes off the
+network and the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
 import marshal
 import os
-import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from typing import IO
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-__all__ = ["Limits", "Outcome", "ProcessResult", "run_limited"]
+from guardlearn.errors import GuardError
+from guardlearn.guards.limits import LIMITED_FOLDER, Limits, Outcome, ProcessResult, Program, kernel_limits
+from guardlearn.guards.watching import Ended, watch
 
+__all__ = ["LIMITED_FOLDER", "Limits", "Outcome", "ProcessResult", "Program", "run", "run_limited"]
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a process may use."""
-
-    wall_seconds: float = 5.0
-    """From start to end; the group is killed then. Generous, since a busy machine is not the artifact's fault."""
-    cpu_seconds: int = 1
-    """Processor time; the kernel sends SIGXCPU then, and SIGKILL a second later."""
-    memory_bytes: int = 256 << 20
-    """Address space; an allocation beyond it raises MemoryError."""
-    file_bytes: int = 1 << 16
-    """Size of any file written."""
-    open_files: int = 32
-    processes: int = 0
-    """Further processes or threads it may start."""
-    output_bytes: int = 1 << 20
-    """Read from its standard output; it is killed beyond."""
-
-
-class Outcome(enum.StrEnum):
-    """How a process ended."""
-
-    EXITED = "exited"
-    SIGNALLED = "signalled"
-    """Killed by a signal that was no limit's: the interpreter crashed, or the kernel ran out of memory."""
-    TIMEOUT = "timeout"
-    """It used up its processor time, or its wall-clock time."""
-    OUTPUT = "output"
-    """It wrote more than `output_bytes`."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessResult:
-    """What a process left."""
-
-    outcome: Outcome
-    stdout: bytes
-    """At most `output_bytes`."""
-    returncode: int
-    """As subprocess gives it: negative for a signal."""
-    seconds: float
-
-
-# Runs in the child, before anything untrusted. Only built-in or cheap modules: json alone would double the start.
+# Runs first in the child. Only built-in or cheap modules: json alone would double the start. `status` tells the
+# parent how far it came and is closed before anything untrusted runs: "+" is written at the last moment before.
 _BOOTSTRAP = """
 import _signal, marshal, os, resource, sys
 program = marshal.load(sys.stdin.buffer)
-_signal.setitimer(_signal.ITIMER_REAL, program["alarm"])  # should the parent die before it can kill us
-for name in program["preload"]:
-    __import__(name)
-for name, (soft, hard) in program["limits"].items():
-    kind = getattr(resource, name, None)
-    if kind is not None:
-        top = resource.getrlimit(kind)[1]
-        if top != resource.RLIM_INFINITY:
-            soft, hard = min(soft, top), min(hard, top)
+status, uid = program["status"], program["uid"]
+os.set_inheritable(status, False)
+try:
+    _signal.setitimer(_signal.ITIMER_REAL, program["alarm"])  # should the parent die before it can kill us
+    for name in program["preload"]:
+        __import__(name)
+    if uid:
         try:
-            resource.setrlimit(kind, (soft, hard))
-        except (OSError, ValueError):
-            if sys.platform == "linux":
-                raise
-if program["uid"]:
-    try:
-        os.setgroups([])
-        os.setresgid(*[program["uid"]] * 3)
-        os.setresuid(*[program["uid"]] * 3)
-    except OSError:
-        pass  # a container that maps no other user
-code = compile(program["code"], "<program>", "exec")
-program = None
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        except OSError:
+            if program["strict"]:
+                raise OSError("root cannot be given up: no other user is mapped here") from None
+    os.umask(0o022)
+    for path, data in program["files"].items():
+        if "/" in path:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+    for name, (soft, hard) in program["limits"].items():
+        kind = getattr(resource, name, None)
+        if kind is not None:
+            top = resource.getrlimit(kind)[1]
+            if top != resource.RLIM_INFINITY:
+                soft, hard = min(soft, top), min(hard, top)
+            try:
+                resource.setrlimit(kind, (soft, hard))
+            except (OSError, ValueError):
+                if sys.platform == "linux":
+                    raise
+    if program["command"]:
+        os.dup2(program["input"], 0)
+        os.close(program["input"])
+        command, environment = program["command"], program["environment"]
+        for number in range(1, 65):  # the interpreter ignores some; a command starts with the kernel's defaults
+            try:
+                if _signal.getsignal(number) == _signal.SIG_IGN:
+                    _signal.signal(number, _signal.SIG_DFL)
+            except (OSError, ValueError):
+                pass
+        program = None
+        os.write(status, b"+")
+        os.execve(command[0], command, environment)
+    code = compile(program["code"], "<program>", "exec")
+    program = None
+    os.write(status, b"+")
+    os.close(status)
+except BaseException as error:
+    said = "-" + (str(error) or type(error).__name__)
+    if uid and isinstance(error, PermissionError):
+        said += " (root is given up, and another user cannot reach it)"
+    os.write(status, said.encode("utf-8", "replace")[:500])
+    os._exit(127)
 exec(code, {"__name__": "__main__"})
 """
 
-_UNUSED_UIDS = 60_600  # above Debian's and systemd's dynamic users (ending 60577 and 61183 start), below nobody's 65534
+_UNUSED_UIDS = range(60_600, 61_100)  # between systemd's homes (to 60513) and its dynamic users (from 61184)
 
 
 def run_limited(
     code: str, stdin: bytes = b"", limits: Limits = Limits(), *, preload: Iterable[str] = ()
 ) -> ProcessResult:
-    """Run Python source `code` in a process of its own, and return what it wrote.
-
-    Safe to call from several threads: nothing runs between fork and exec.
+    """Run Python source `code` in a limited process of its own, outside any sandbox, and return what it wrote.
 
     Args:
-        code: source, run as `__main__`.
+        code: source, run as `__main__` by `python -I -S`.
         stdin: what it can read from `sys.stdin.buffer`.
         limits: see `Limits`.
-        preload: standard-library modules to import before root is given up, since the library may be readable to
-            root alone. Only names of the standard library are imported.
+        preload: names of the standard library to import before root is given up; others are ignored.
 
     Raises:
-        OSError: the process cannot be started.
+        GuardError: the process cannot be started.
+    """
+    return run(Program(code=code, stdin=stdin, preload=frozenset(preload)), limits)
+
+
+def run(
+    program: Program,
+    limits: Limits,
+    *,
+    prefix: Sequence[str] = (),
+    descriptors: Sequence[int] = (),
+    strict: bool = False,
+    own_users: bool = False,
+) -> ProcessResult:
+    """Run a program in a limited process and return what it wrote. Nothing of ours runs between fork and exec.
+
+    Args:
+        program: what to run.
+        limits: what it may use.
+        prefix: command line that leads to the interpreter, such as bubblewrap's; () starts it directly.
+        descriptors: open descriptors that `prefix` reads.
+        strict: root that cannot be given up is an error.
+        own_users: the prefix gives it a user namespace, where the kernel counts its processes from zero.
+
+    Raises:
+        GuardError: the process cannot be started.
     """
     began = time.monotonic()
-    program = {
-        "code": code,
-        "limits": _kernel_limits(limits),
-        "preload": sorted({name for name in preload if name in sys.stdlib_module_names}),
-        "alarm": limits.wall_seconds + 1.0,
-        "uid": _UNUSED_UIDS + os.getpid() % 500 if sys.platform == "linux" and os.geteuid() == 0 else 0,
-    }
-    with tempfile.TemporaryDirectory(prefix="guardlearn-") as folder, tempfile.TemporaryFile() as source:
-        source.write(marshal.dumps(program) + stdin)
-        source.seek(0)
-        if program["uid"]:
-            os.chown(folder, int(str(program["uid"])), -1)
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOTSTRAP],
-            stdin=source,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env=_environment(),
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            try:
-                stdout, cut = _read(process.stdout, began + limits.wall_seconds, limits.output_bytes)
-                cut = cut or _wait(process, began + limits.wall_seconds)
-            finally:
-                _kill_group(process)
-    return ProcessResult(
-        outcome=cut or _ending(process.returncode),
-        stdout=stdout,
-        returncode=process.returncode,
-        seconds=time.monotonic() - began,
-    )
+    with contextlib.ExitStack() as stack:
+        uid = stack.enter_context(_unused_uid()) if _is_root() and not own_users else 0
+        folder = None if prefix else stack.enter_context(_folder(uid))
+        status, status_end = os.pipe()
+        stack.callback(os.close, status)
+        header = _header(program, limits, uid, status_end, strict, bool(prefix), own_users)
+        given = stack.enter_context(_readable(program.stdin)) if program.command else -1
+        header["input"] = given
+        source = stack.enter_context(_readable(marshal.dumps(header) + (b"" if program.command else program.stdin)))
+        try:
+            process = subprocess.Popen(
+                [*prefix, sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _BOOTSTRAP],
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env=_environment(),
+                start_new_session=True,
+                pass_fds=[n for n in (status_end, given, *descriptors, *program.descriptors) if n >= 0],
+            )
+        except OSError as error:
+            raise GuardError(f"a limited process cannot be started: {error}") from error
+        finally:
+            os.close(status_end)
+        try:
+            ended = watch(process, began + limits.wall_seconds, limits, program.until)
+        finally:
+            _kill_group(process)
+            if uid and not prefix and limits.processes:
+                _kill_user(uid)
+        _check_started(status, ended, process.returncode)
+    return _result(ended, process.returncode, limits, folder, time.monotonic() - began)
 
 
-def _kernel_limits(limits: Limits) -> dict[str, tuple[int, int]]:
+def _header(
+    program: Program, limits: Limits, uid: int, status: int, strict: bool, wrapped: bool, own_users: bool
+) -> dict[str, Any]:
     return {
-        "RLIMIT_CPU": (limits.cpu_seconds, limits.cpu_seconds + 1),
-        "RLIMIT_AS": (limits.memory_bytes, limits.memory_bytes),
-        "RLIMIT_FSIZE": (limits.file_bytes, limits.file_bytes),
-        "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
-        "RLIMIT_NPROC": (limits.processes, limits.processes),
-        "RLIMIT_CORE": (0, 0),
+        "code": program.code,
+        "command": list(program.command),
+        "environment": dict(program.environment),
+        "files": dict(program.files),
+        "limits": kernel_limits(limits, uid, own_users),
+        "preload": sorted({name for name in program.preload if name in sys.stdlib_module_names}),
+        "alarm": limits.wall_seconds + 1.0,
+        "uid": uid,
+        "strict": strict,
+        "status": status,
     }
+
+
+def _is_root() -> bool:
+    return sys.platform == "linux" and os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def _unused_uid() -> Iterator[int]:
+    """Hold a user number that no other sandbox of this machine uses now: limits are counted, and signals sent, by user.
+
+    Held by a socket name of the abstract space, which the kernel frees whatever happens to us.
+    """
+    first = os.getpid() % len(_UNUSED_UIDS)
+    for step in range(len(_UNUSED_UIDS)):
+        uid = _UNUSED_UIDS[(first + step) % len(_UNUSED_UIDS)]
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            holder.bind(f"\0guardlearn-uid-{uid}")
+        except OSError:
+            holder.close()
+            continue
+        with holder:
+            yield uid
+        return
+    raise GuardError(f"all {len(_UNUSED_UIDS)} unused users are in use; run fewer guards at once")
+
+
+@contextlib.contextmanager
+def _folder(uid: int) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="guardlearn-", ignore_cleanup_errors=True) as folder:
+        if uid:
+            os.chown(folder, uid, -1)
+        yield folder
+
+
+@contextlib.contextmanager
+def _readable(data: bytes) -> Iterator[int]:
+    """Yield a descriptor that gives `data`, and cannot be written to where the kernel can seal it."""
+    if sys.platform == "linux":
+        number = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        number, path = tempfile.mkstemp()
+        os.unlink(path)  # noqa: PTH108
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(number, rest) :]
+        if sys.platform == "linux":
+            import fcntl
+
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(number, fcntl.F_ADD_SEALS, seals)
+        os.lseek(number, 0, os.SEEK_SET)
+        yield number
+    finally:
+        os.close(number)
 
 
 def _environment() -> dict[str, str]:
@@ -171,45 +244,65 @@ def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
 
 
-def _read(pipe: IO[bytes], deadline: float, bound: int) -> tuple[bytes, Outcome | None]:
-    """Return what comes through `pipe` until it closes, and the limit that ended it sooner, if one did."""
-    chunks: list[bytes] = []
-    size = 0
-    with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline - time.monotonic())):
-            chunk = os.read(pipe.fileno(), 1 << 16)
-            if not chunk:
-                return b"".join(chunks), None
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > bound:
-                return b"".join(chunks)[:bound], Outcome.OUTPUT
-    return b"".join(chunks), Outcome.TIMEOUT
-
-
-def _wait(process: subprocess.Popen[bytes], deadline: float) -> Outcome | None:
-    """Wait for a process that has closed its output, without reaping it: its number must not be given away yet."""
-    pause = 0.0005
-    while not _has_ended(process):
-        if time.monotonic() > deadline:
-            return Outcome.TIMEOUT
-        time.sleep(pause)
-        pause = min(pause * 2, 0.05)
-    return None
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    if sys.platform == "darwin":  # has no waitid; a number freed this moment is not given away at once
-        return process.poll() is not None
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the session, the leader's children included, and only then reap the leader."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+def _kill_user(uid: int) -> None:
+    """Kill what has left the session: nothing else belongs to this user, and its children are its own too."""
+    for _ in range(100):  # one that forks between two looks is found by the next
+        found = [entry.name for entry in os.scandir("/proc") if entry.name.isdigit() and _belongs(entry, uid)]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _belongs(entry: os.DirEntry[str], uid: int) -> bool:
+    try:
+        return entry.stat().st_uid == uid
+    except OSError:  # it has ended meanwhile
+        return False
+
+
+def _check_started(status: int, ended: Ended, returncode: int) -> None:
+    """Raise unless the program was reached: what fails before it says nothing about the program."""
+    said = os.read(status, 1000).decode("utf-8", "replace")
+    started, _, failed = said.partition("-")
+    if started and not failed:
+        return
+    how = ended.cut or f"exit code {returncode}"
+    last = ended.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+    raise GuardError(f"the limited process ended before its program began ({how}): {failed or ''.join(last)}")
+
+
+def _result(ended: Ended, returncode: int, limits: Limits, folder: str | None, seconds: float) -> ProcessResult:
+    streams = [ended.stdout, ended.stderr]
+    if folder:
+        real = os.path.realpath(folder).encode()
+        streams = [text.replace(real, LIMITED_FOLDER.encode()) for text in streams]
+    else:
+        # bubblewrap reports a signal as a shell does
+        returncode = 128 - returncode if 128 < returncode <= 128 + 64 else returncode
+    if ended.cut == "stopped":
+        return ProcessResult(
+            outcome=Outcome.EXITED, stdout=streams[0], stderr=streams[1], returncode=0, seconds=seconds
+        )
+    return ProcessResult(
+        outcome=Outcome(ended.cut) if ended.cut else _ending(returncode),
+        stdout=streams[0][: limits.output_bytes],
+        stderr=streams[1][: limits.output_bytes],
+        returncode=returncode,
+        seconds=seconds,
+    )
 
 
 def _ending(returncode: int) -> Outcome:
