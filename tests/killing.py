@@ -82,9 +82,15 @@ def serve() -> None:
     """Be the nursery."""
     import numpy  # noqa: F401
     import psycopg  # noqa: F401
+    import rich.table  # noqa: F401
 
-    from guardlearn.cli import import_log, main  # noqa: F401
+    from guardlearn import collect, models  # noqa: F401
+    from guardlearn.cli import import_log, main, options  # noqa: F401
     from guardlearn.dag.importers import atomicguard, log, repository  # noqa: F401
+    from guardlearn.generators import server  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import pydantic.type_adapter  # noqa: F401 - the command line takes it where it is installed
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -1,21 +1,16 @@
 """Definition 7's loop, and collecting it into ℛ."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-
+import msgspec
 import pytest
 
 from guardlearn.attempts import attempt_chains
+from guardlearn.budgets import Budget
 from guardlearn.collect import collect
 from guardlearn.dag import ArtifactDAG
-from guardlearn.errors import DataError, GuardError, UsageError
+from guardlearn.errors import DataError, GeneratorUnavailable, GuardError, UsageError
 from guardlearn.generators import ReplayGenerator
 from guardlearn.prompts import Renderer
-from guardlearn.types import ArtifactStatus
+from guardlearn.types import ArtifactStatus, RepositoryItem, Source, Verdict
 from rules import guard, specification
 
 ANSWERS = {
@@ -116,45 +111,152 @@ def test_another_seed_is_another_run(tmp_path):
         assert dag.count() == 24
 
 
-SLOW_COLLECT = """
-    import sys, time
-    sys.path.insert(0, {tests!r})
-    from rules import guard, specification
-    from guardlearn.collect import collect
-    from guardlearn.dag import ArtifactDAG
-    from guardlearn.generators import ReplayGenerator
-    from guardlearn.prompts import Renderer
-
-    def answer(request):
-        time.sleep({pause})
-        _, spec, _, attempt = request.key.split("/")
-        return f"w{{spec[1:]}} done" if int(attempt) == 1 + int(spec[1:]) % 4 else "no"
-
-    specs = [specification(number) for number in range(30)]
-    with ArtifactDAG.open_or_create({db!r}) as dag:
-        print(collect(dag, specs, ReplayGenerator(answer), guard, renderer=Renderer()).attempts)
-"""
+# what is stored, and how a run goes on from it
 
 
-def test_kill_9_in_the_middle_loses_and_doubles_nothing(tmp_path):
-    db = str(tmp_path / "runs.db")
-    tests = str(os.path.dirname(__file__))  # noqa: PTH120
-    script = textwrap.dedent(SLOW_COLLECT)
-    kills = 0
-    for moment in (0.3, 0.8, 1.3):
-        process = subprocess.Popen([sys.executable, "-c", script.format(tests=tests, db=db, pause=0.02)])
-        time.sleep(moment + 0.5)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills >= 2
-    done = subprocess.run(
-        [sys.executable, "-c", script.format(tests=tests, db=db, pause=0)], capture_output=True, text=True, check=True
+class Checker(type(guard)):
+    """The word guard whose tool can be taken away and given back; it says what its parts said."""
+
+    works = True
+
+    def __call__(self, artifact, context):
+        if not self.works:
+            raise RuntimeError("no such tool")
+        verdict = super().__call__(artifact, context)
+        parts = (Verdict(status=ArtifactStatus.ACCEPTED, guard="parses", seconds=0.25), verdict)
+        return msgspec.structs.replace(verdict, verdicts=parts)
+
+
+def gather(dag, judge=guard, specs=SPECS, answers=ANSWERS, **options):
+    return collect(dag, specs, ReplayGenerator(answers), judge, renderer=Renderer(), **options)
+
+
+@pytest.fixture
+def dag(tmp_path):
+    with ArtifactDAG.create(tmp_path / "runs.db") as dag:
+        yield dag
+
+
+def items_of(dag, spec_id):
+    return [item for item in dag.extract(order_by="seq") if item.metadata.get("spec_id") == spec_id]
+
+
+def test_an_item_says_how_it_was_asked_what_it_cost_and_what_each_part_of_the_guard_said(dag):
+    gather(dag, Checker(), seed=3, adapter="a" * 64)
+    item = items_of(dag, "s2")[1]
+    assert (item.adapter, item.model, item.sampling["seed"]) == ("a" * 64, "replay", 3)
+    assert item.prompt_digest == Renderer().digest
+    assert item.metadata["request_key"] == "3/s2/0/2"
+    assert (item.metadata["prompt_tokens"], item.metadata["completion_tokens"]) == (8, 2)
+    assert {"generation_seconds", "latency_seconds", "guard_seconds", "finish"} <= item.metadata.keys()
+    assert item.metadata["verdicts"] == [
+        {"guard": "parses", "status": "accepted", "cause": "", "seconds": 0.25},
+        {"guard": "", "status": "rejected", "cause": "word", "seconds": 0.0},
+    ]
+
+
+def test_answers_without_a_verdict_are_judged_again_when_asked_for(dag):
+    judge = Checker()
+    judge.works = False
+    first = gather(dag, judge)
+    assert (first.attempts, first.no_verdict) == (5, 5)
+    assert gather(dag, judge).new_attempts == 0  # they wait until somebody asks
+    broken = dag.last_seq
+    assert gather(dag, judge, retry_no_verdict=True).judged_again == 0
+    assert dag.last_seq == broken  # still no verdict: nothing is stored
+    judge.works = True
+    judged = gather(dag, judge, retry_no_verdict=True, budget=Budget(attempts=5))
+    assert (judged.judged_again, judged.new_attempts) == (5, 0)  # judging costs no attempt, and answers were paid for
+    again = gather(dag, judge, retry_no_verdict=True)
+    assert (again.judged_again, again.new_attempts, again.no_verdict) == (0, 7, 1)  # the guard breaks on "crash"
+    assert chains_of(dag) == chains(run())
+    for item in items_of(dag, "s2")[:2]:
+        assert item.parent_id is None
+    old, new = items_of(dag, "s2")[:2]
+    assert (old.status, new.status, new.artifact) == (ArtifactStatus.PENDING, ArtifactStatus.REJECTED, "no")
+    assert old.facts.excluded
+    assert not new.facts.excluded
+    assert new.metadata["judged_before"] == old.id
+    assert dag.verify().problems == []
+
+
+def chains_of(dag):
+    found = {}
+    for item in dag.extract(order_by="seq"):
+        if not item.facts.excluded:
+            found.setdefault(item.metadata["spec_id"], []).append(item.status.value)
+    return found
+
+
+def test_a_later_attempt_without_verdict_is_judged_again_in_its_place(dag):
+    class Breaks(Checker):
+        def __call__(self, artifact, context):
+            if artifact == "still no" and not self.works:
+                raise RuntimeError("no such tool")
+            return type(guard).__call__(self, artifact, context)
+
+    judge = Breaks()
+    judge.works = False
+    gather(dag, judge, [SPECS[1]])
+    judge.works = True
+    again = gather(dag, judge, [SPECS[1]], retry_no_verdict=True)
+    assert (again.attempts, again.new_attempts, again.judged_again, again.accepted) == (3, 1, 1, 1)
+    first, old, new, last = items_of(dag, "s2")
+    assert (old.parent_id, new.parent_id, last.parent_id) == (first.id, first.id, new.id)
+    assert [entry.feedback for entry in last.history] == ["say w2", "say w2"]
+    assert gather(dag, judge, [SPECS[1]], retry_no_verdict=True).new_attempts == 0
+
+
+def test_a_chain_that_a_human_answered_needs_no_further_attempt(dag):
+    gather(dag, specs=[SPECS[2]], r_max=2)
+    last = items_of(dag, "s3")[-1]
+    answer = RepositoryItem(
+        id="human-1", parent_id=last.id, workflow_id=last.workflow_id, specification=f"{last.specification} At once!",
+        artifact="w3", status=ArtifactStatus.ACCEPTED, source=Source.HUMAN, group=last.group,
+        metadata={"spec_id": "s3", "sample": 0},
+    )  # fmt: skip
+    dag.append(answer)
+    assert gather(dag, specs=[SPECS[2]], r_max=4).new_attempts == 0
+
+
+def test_a_run_goes_on_from_items_whose_texts_were_redacted(dag):
+    gather(dag, specs=[SPECS[1]], r_max=2)
+    for item in items_of(dag, "s2"):
+        dag.redact(item.id, "someone", "a name in it")
+    summary = gather(dag, specs=[SPECS[1]], r_max=4)
+    assert (summary.attempts, summary.new_attempts, summary.accepted) == (3, 1, 1)
+
+
+def test_other_constraints_make_another_chain(dag):
+    gather(dag, specs=[SPECS[0]])
+    shorter = msgspec.structs.replace(SPECS[0], constraints="One word!")
+    assert gather(dag, specs=[shorter]).new_attempts == 1
+    assert gather(dag, specs=[shorter]).new_attempts == 0
+    assert [item.constraints for item in items_of(dag, "s1")] == ["Answer with one word.", "One word!"]
+
+
+def test_samples_are_chains_of_their_own(dag):
+    assert gather(dag, samples=1).new_attempts == 12
+    assert gather(dag, samples=3).new_attempts == 24
+    assert gather(dag, samples=2).new_attempts == 0
+    assert len({(i.metadata["spec_id"], i.metadata["sample"], i.facts.attempt) for i in dag.extract()}) == 36
+
+
+def test_a_budget_counts_what_earlier_runs_spent(dag):
+    first = gather(dag, budget=Budget(attempts=4))
+    assert (first.attempts, first.stopped) == (4, "attempts")
+    assert sum(first.unfinished.values()) == len(first.unfinished_chains) == 4  # s1 was accepted at once
+    assert (gather(dag, budget=Budget(attempts=4)).new_attempts, gather(dag, budget=Budget(attempts=6)).attempts) == (
+        0,
+        6,
     )
-    expected = sum(1 + number % 4 for number in range(30))
-    assert int(done.stdout) == expected
-    with ArtifactDAG.load(db, read_only=True) as dag:
-        asked = [(i.metadata["spec_id"], i.facts.attempt) for i in dag.extract()]
-        assert sorted(asked) == sorted((f"s{n}", k) for n in range(30) for k in range(1, 2 + n % 4))
-        assert dag.verify().problems == []
+    assert gather(dag).attempts == 12
+
+
+def test_a_generator_that_answers_nothing_at_all_is_an_error(dag):
+    class Down(ReplayGenerator):
+        def generate(self, requests, on_done=None):
+            raise GeneratorUnavailable("no route to host")
+
+    with pytest.raises(GeneratorUnavailable, match="no route"):
+        collect(dag, SPECS, Down(ANSWERS), guard, renderer=Renderer())

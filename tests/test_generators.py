@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardlearn.errors import LogError, ModelError, UsageError
-from guardlearn.generators import ReplayGenerator, SamplingConfig, open_generator
+from guardlearn.generators import OpenAISettings, ReplayGenerator, SamplingConfig, open_generator
 from guardlearn.generators.stops import StopFinder, cut_after_stop
 from guardlearn.types import GenerationRequest
 
@@ -110,5 +110,13 @@ def test_replay_opens_from_a_file_and_names_a_malformed_line(tmp_path):
 
 
 def test_an_unknown_generator_is_refused_with_the_right_names():
-    with pytest.raises(UsageError, match="transformers, replay"):
-        open_generator("vllm", "model")
+    for name, meant in (("vllm", "'vllm'; "), ("open-ai", "did you mean 'openai'")):
+        with pytest.raises(UsageError, match=f"{meant}.*allowed: transformers, openai, replay"):
+            open_generator(name, "model")
+
+
+def test_every_generator_says_how_it_likes_to_be_called():
+    called = {ReplayGenerator({}): (1, 0)}
+    settings = OpenAISettings(base_url="http://localhost:1/v1", concurrency=5)
+    called[open_generator("openai", "model", settings=settings)] = (5, 1)
+    assert {each: (each.lanes, each.batch) for each in called} == called

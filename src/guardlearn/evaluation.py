@@ -22,6 +22,7 @@ import msgspec
 from guardlearn import evidence
 from guardlearn.attempts import Attempt, ChainKey, attempt_chains
 from guardlearn.digests import digest_file, digest_json, digest_text
+from guardlearn.engines import Engine
 from guardlearn.errors import DataError, LeakageError, ModelError, UsageError
 from guardlearn.evidence import Evidence
 from guardlearn.prompts import PromptConfig, Renderer
@@ -47,6 +48,7 @@ def evaluate(
     seed: int = 0,
     manifest: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
+    engine: Engine | None = None,
 ) -> Evidence:
     """Measure base and candidate on the same specifications; the same call after a crash continues.
 
@@ -56,7 +58,7 @@ def evaluate(
         specs: held-out specifications with distinct ids; `group` names what belongs together.
         generator: π_θ; it is switched between base and adapter.
         guard: G.
-        adapter: candidate's adapter folder; None measures the base alone.
+        adapter: candidate's adapter folder; for a server its name there, or NAME=FOLDER; None measures the base alone.
         renderer: must be the one the candidate was trained with.
         folder: gets `attempts.jsonl`; made if missing.
         r_max: R_max, the first attempt included.
@@ -65,6 +67,7 @@ def evaluate(
         manifest: what the candidate, or the merged model measured alone, learned from (the job's manifest), checked for
             leakage and for its prompts.
         on_progress: called with (attempts made or no longer needed, those possible, note), for both models.
+        engine: where generator and guard run; None: threads of this process.
 
     Raises:
         UsageError: no specifications, or the folder holds an evaluation of something else, or one that is running.
@@ -97,6 +100,7 @@ def evaluate(
                     done=log.done[which],
                     on_attempt=log.writer(which),
                     on_progress=_shifted(on_progress, which, turn * steps, len(models) * steps),
+                    engine=engine,
                 )
         finally:
             generator.use_adapter(None)
@@ -188,8 +192,12 @@ def _adapter_identity(adapter: str | Path | None) -> str:
     """Return the digest of an adapter's weights, or its name where it is no folder of weights."""
     if adapter is None:
         return ""
-    files = sorted(Path(adapter).glob("adapter_model.*"))
-    return digest_file(files[0]) if files else f"name {adapter}"
+    text = str(adapter)
+    for folder in (text, text.partition("=")[2]):  # on a server an adapter may be NAME=FOLDER
+        files = sorted(Path(folder).expanduser().glob("adapter_model.*")) if folder else []
+        if files:
+            return digest_file(files[0])
+    return f"name {text}"
 
 
 class _AttemptLog:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from guardlearn.cli import console
-from guardlearn.cli.options import AdapterOption, GuardOption, ModelOption, RmaxOption, SeedOption
+from guardlearn.cli import console, stopping
+from guardlearn.cli.options import (
+    AdapterOption,
+    AddressOption,
+    EngineOption,
+    GeneratorOption,
+    GuardOption,
+    ModelOption,
+    RmaxOption,
+    SandboxOption,
+    SeedOption,
+)
 
 if TYPE_CHECKING:
     from guardlearn.evaluation import Evidence
@@ -20,6 +31,7 @@ def command(
     guard: GuardOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="Gets evidence.json, report.html and the attempts.")],
     model: ModelOption = "demo",
+    generator: GeneratorOption = "transformers",
     adapter: AdapterOption = None,
     rmax: RmaxOption = 4,
     samples: Annotated[int, typer.Option(min=1, help="Independent chains per specification.")] = 1,
@@ -30,13 +42,23 @@ def command(
         str | None, typer.Option("--db", help="Record this reading of the specifications in a repository.")
     ] = None,
     seed: SeedOption = 0,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    sandbox: SandboxOption = "auto",
     as_json: console.Json = False,
 ) -> None:
     """Run Definition 7's loop for the base and, with --adapter, the candidate. Run again, it continues."""
     from guardlearn import report
 
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "seed": seed}
-    evidence = measure(specs, guard, output, model, adapter, rmax, samples, db, sampling)
+    where: dict[str, Any] = {"engine": engine, "address": address}
+    try:
+        evidence = measure(
+            specs, guard, output, model, adapter, rmax, samples, db, sampling, generator=generator, **where
+        )
+    except KeyboardInterrupt:
+        console.say("guardlearn: stopped; the same command continues")
+        stopping.leave(stopping.INTERRUPTED)
     if as_json:
         console.emit(evidence)
     else:
@@ -55,6 +77,9 @@ def measure(
     db: str | None,
     sampling: dict[str, Any],
     story: Story | None = None,
+    generator: str = "transformers",
+    engine: str = "local",
+    address: str | None = None,
 ) -> Evidence:
     """Measure base and candidate and write evidence.json and report.html.
 
@@ -63,23 +88,25 @@ def measure(
         guard: name of the guard.
         output: gets evidence.json, report.html and the attempts.
         model: base model.
-        adapter: the candidate's folder; None: the base alone.
+        adapter: the candidate's folder; for a server NAME or NAME=FOLDER; None: the base alone.
         rmax: R_max.
         samples: chains per specification.
         db: repository that notes the reading; None: none does.
         sampling: as in `SamplingConfig`.
         story: how the adapter was made; None: what stands beside the adapter.
+        generator: a name that `open_generator` knows.
+        engine: where the loop's work runs, "local" or "ray".
+        address: of the Ray cluster; None: RAY_ADDRESS, else one on this machine.
     """
-    from guardlearn import adapters, report
-    from guardlearn.cli.options import open_loop
+    from guardlearn import report
+    from guardlearn.cli.options import answering, open_loop
     from guardlearn.dag import ArtifactDAG
     from guardlearn.evaluation import evaluate
-    from guardlearn.models import resolve_model
 
     specifications = console.read_specifications(specs)
-    manifest = adapters.read_manifest(adapter) if adapter else adapters.manifest_in(resolve_model(model))
-    loop = open_loop("transformers", model, None, guard, sampling, manifest)
-    with console.progress("evaluate") as on_progress:
+    candidate = answering(generator, model, adapter)
+    loop = open_loop(generator, model, None, guard, sampling, candidate.manifest, engine=engine, address=address)
+    with contextlib.closing(loop.engine), console.progress("evaluate") as on_progress:
         evidence = evaluate(
             specifications,
             loop.generator,
@@ -90,12 +117,14 @@ def measure(
             samples=samples,
             seed=sampling.get("seed", 0),
             folder=output,
-            manifest=manifest,
+            manifest=candidate.manifest,
             on_progress=on_progress,
+            engine=loop.engine,
         )
     if db:
         with ArtifactDAG.load(db) as dag:
-            digest = adapters.adapter_digest(adapter) if adapter else ""
-            dag.record_reading(digest, dag.sides_digest(), len(specifications), "evaluate")
-    report.write(output, evidence, story=story or (report.story_of_adapter(adapter) if adapter else None))
+            dag.record_reading(candidate.digest, dag.sides_digest(), len(specifications), "evaluate")
+    if story is None and candidate.folder is not None:
+        story = report.story_of_adapter(candidate.folder)
+    report.write(output, evidence, story=story)
     return evidence

@@ -1,4 +1,4 @@
-"""π_θ: generators that answer prompts. transformers (local, batched) and replay (a shipped fake).
+"""π_θ: generators that answer prompts. transformers (local, batched), openai (servers) and replay (a shipped fake).
 
     generator = open_generator("transformers", folder, sampling=SamplingConfig(temperature=0.5))
     answers = generator.generate([GenerationRequest(messages=({"role": "user", "content": "..."},), key="0/a/0/1")])
@@ -8,6 +8,7 @@ Importing this package imports no library; a generator's own are imported when i
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 from guardlearn.errors import UsageError, missing_library
 from guardlearn.generators.replay import ReplayGenerator
 from guardlearn.generators.sampling import SamplingConfig
+from guardlearn.generators.server import OpenAISettings
 
-__all__ = ["GENERATORS", "ReplayGenerator", "SamplingConfig", "open_generator"]
+__all__ = ["GENERATORS", "OpenAISettings", "ReplayGenerator", "SamplingConfig", "open_generator"]
 
 GENERATORS = {
     "transformers": "guardlearn.generators.transformers:TransformersGenerator",
+    "openai": "guardlearn.generators.openai:OpenAIGenerator",
     "replay": "guardlearn.generators.replay:ReplayGenerator.from_file",
 }
 """Name → what opens it."""
@@ -36,14 +39,15 @@ def open_generator(
     """Open a generator by name.
 
     Args:
-        name: "transformers" or "replay".
-        model: a model folder; for replay a file of answers (see `ReplayGenerator.from_file`).
-        adapter: adapter folder to start with.
+        name: "transformers", "openai" or "replay".
+        model: a model folder; for openai the server's name of the model; for replay a file of answers (see
+            `ReplayGenerator.from_file`).
+        adapter: adapter folder to start with; for openai a name on the server, or NAME=FOLDER.
         sampling: how tokens are drawn; replay draws none.
-        options: the generator's own (transformers: dtype, batch_size, renderer).
+        options: the generator's own (transformers: dtype, batch_size, renderer; openai: settings, renderer).
 
     Returns:
-        A `guardlearn.types.Generator` that also has `special_tokens`, what the renderer must neutralise.
+        A `guardlearn.types.Generator`.
 
     Raises:
         UsageError: no generator by that name.
@@ -51,7 +55,9 @@ def open_generator(
         ModelError: the model or adapter cannot be used.
     """
     if name not in GENERATORS:
-        raise UsageError(f"no generator named {name!r}; allowed: {', '.join(GENERATORS)}")
+        near = difflib.get_close_matches(name, GENERATORS, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UsageError(f"no generator named {name!r}{meant}; allowed: {', '.join(GENERATORS)}")
     if name == "replay":
         generator = ReplayGenerator.from_file(Path(model))
         generator.use_adapter(adapter)

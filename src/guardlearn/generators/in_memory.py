@@ -7,14 +7,16 @@ models answer the same requests with the same noise.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from guardlearn.errors import ModelError, UsageError
+from guardlearn.errors import RequestRefused, UsageError
 from guardlearn.generators.drawing import draw, row_seed
 from guardlearn.generators.sampling import SamplingConfig
 from guardlearn.prompts import Renderer, encode_prompt, special_tokens, template_digest
@@ -30,6 +32,8 @@ class InMemoryGenerator:
     """Answers with a model in memory; `use_adapter` switches between the model before and the one after."""
 
     common_random_numbers = True
+    lanes = 1
+    batch = 0
 
     def __init__(
         self,
@@ -77,14 +81,19 @@ class InMemoryGenerator:
             ModelError: a prompt fills the model's context.
         """
         prompts = [encode_prompt(self._tokenizer, request.messages) for request in requests]
+        asked_at = time.perf_counter()
         order = sorted(range(len(requests)), key=lambda index: len(prompts[index]))
         found: dict[int, Generation] = {}
         with self._answering() as network:
             for start in range(0, len(order), _ROWS):
                 rows = order[start : start + _ROWS]
                 keys = [requests[index].key for index in rows]
-                for index, answer in zip(rows, self._batch(network, [prompts[i] for i in rows], keys), strict=True):
-                    found[index] = answer
+                began = time.perf_counter()
+                answers = list(self._batch(network, [prompts[i] for i in rows], keys))
+                ended = time.perf_counter()
+                took = {"seconds": (ended - began) / len(rows), "latency_seconds": ended - asked_at}
+                for index, plain in zip(rows, answers, strict=True):
+                    found[index] = answer = msgspec.structs.replace(plain, **took)
                     if on_done:
                         on_done(index, answer)
         return [found[index] for index in range(len(requests))]
@@ -121,9 +130,10 @@ class InMemoryGenerator:
         longest = max(map(len, prompts))
         context = getattr(network.config, "max_position_embeddings", None)
         if context is not None and longest >= context:
-            raise ModelError(
+            raise RequestRefused(
                 f"the prompt of request {keys[-1]!r} has {longest} tokens and leaves no room for an answer: the "
-                f"context is {context}; shorten the specification or its history"
+                f"context is {context}; shorten the specification or its history",
+                keys[-1],
             )
         room = self.sampling.max_new_tokens if context is None else context - longest
         ends = _end_tokens(network, self._tokenizer)

@@ -34,6 +34,8 @@ class ReplayGenerator:
 
     common_random_numbers = True
     special_tokens: tuple[str, ...] = ()
+    lanes = 1
+    batch = 0
 
     def __init__(self, answers: Answers, adapter_answers: Answers | None = None, *, model: str = "replay") -> None:
         """Answer from `answers`, and from `adapter_answers` (if given) while an adapter is in use."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from guardlearn.errors import ModelError, UsageError
+from guardlearn.errors import ModelError, RequestRefused, UsageError
 from guardlearn.generators.cache import ATTENTION, register_attention
 from guardlearn.generators.decoding import Answer, Decoder, Prompt
 from guardlearn.generators.drawing import row_seed
@@ -37,6 +38,8 @@ class TransformersGenerator:
     """
 
     common_random_numbers = True
+    lanes = 1
+    batch = 0
 
     def __init__(
         self,
@@ -85,13 +88,14 @@ class TransformersGenerator:
         """Answer every request, in order; `on_done(index, generation)` is called in this thread as each finishes.
 
         Raises:
-            ModelError: a prompt fills the model's context; names its key and length.
+            RequestRefused: a prompt fills the model's context; names its key and length.
         """
+        asked_at = time.perf_counter()
         prompts = [self._prompt(index, request) for index, request in enumerate(requests)]
         generations: dict[int, Generation] = {}
         with closing(self._decoder.run(prompts, self._rows(prompts))) as answers:  # whatever on_done may raise
             for answer in answers:
-                generation = self._generation(prompts[answer.index], answer)
+                generation = self._generation(prompts[answer.index], answer, asked_at)
                 generations[answer.index] = generation
                 if on_done:
                     on_done(answer.index, generation)
@@ -114,14 +118,15 @@ class TransformersGenerator:
         tokens = encode_prompt(self.tokenizer, request.messages)
         context = self._network.config.max_position_embeddings
         if len(tokens) >= context:
-            raise ModelError(
+            raise RequestRefused(
                 f"the prompt of request {request.key!r} has {len(tokens)} tokens and leaves no room for an answer: "
-                f"the context of {self.model} is {context}; shorten the specification or its history"
+                f"the context of {self.model} is {context}; shorten the specification or its history",
+                request.key,
             )
         limit = min(self.sampling.max_new_tokens, context - len(tokens))
         return Prompt(index, tokens, row_seed(self.sampling.seed, request.key), limit)
 
-    def _generation(self, prompt: Prompt, answer: Answer) -> Generation:
+    def _generation(self, prompt: Prompt, answer: Answer, asked_at: float) -> Generation:
         kept = answer.tokens[:-1] if answer.tokens[-1] in self._eos else answer.tokens
         return Generation(
             text=answer.text if answer.text is not None else self._text(kept),
@@ -129,6 +134,7 @@ class TransformersGenerator:
             prompt_tokens=len(prompt.tokens),
             completion_tokens=len(answer.tokens),
             seconds=answer.seconds,
+            latency_seconds=time.perf_counter() - asked_at,
         )
 
     def _text(self, tokens: Sequence[int]) -> str:
