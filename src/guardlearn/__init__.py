@@ -55,7 +55,16 @@ _EXPORTS = {
     "load_prompts": "dag.importers.atomicguard_prompts",
     "read_workflows": "dag.importers.workflows",
     "workflow_hash": "dag.importers.workflows",
+    "CommandGuard": "guards",
+    "JsonSchemaGuard": "guards",
+    "PytestGuard": "guards",
+    "PythonGuard": "guards",
+    "RegexGuard": "guards",
+    "SqlGuard": "guards",
+    "all_of": "guards",
+    "any_of": "guards",
     "load_guard": "guards",
+    "majority": "guards",
     "SamplingConfig": "generators",
     "open_generator": "generators",
     "explain_selection": "traces",
@@ -105,7 +114,16 @@ if TYPE_CHECKING:
     from guardlearn.formats import write_rows as write_rows
     from guardlearn.generators import SamplingConfig as SamplingConfig
     from guardlearn.generators import open_generator as open_generator
+    from guardlearn.guards import CommandGuard as CommandGuard
+    from guardlearn.guards import JsonSchemaGuard as JsonSchemaGuard
+    from guardlearn.guards import PytestGuard as PytestGuard
+    from guardlearn.guards import PythonGuard as PythonGuard
+    from guardlearn.guards import RegexGuard as RegexGuard
+    from guardlearn.guards import SqlGuard as SqlGuard
+    from guardlearn.guards import all_of as all_of
+    from guardlearn.guards import any_of as any_of
     from guardlearn.guards import load_guard as load_guard
+    from guardlearn.guards import majority as majority
     from guardlearn.improvement import evaluate_improvement as evaluate_improvement
     from guardlearn.improvement import generate as generate
     from guardlearn.jobs import TrainingConfig as TrainingConfig

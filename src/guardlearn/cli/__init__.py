@@ -12,6 +12,8 @@ import typer
 
 import guardlearn
 from guardlearn.cli import (
+    amend,
+    audit,
     backup,
     collect,
     demo,
@@ -20,6 +22,7 @@ from guardlearn.cli import (
     export,
     extract,
     import_log,
+    init,
     redact,
     run,
     show,
@@ -42,8 +45,11 @@ app = typer.Typer(
 )
 
 app.command("demo")(demo.command)
+app.command("init")(init.command)
 app.command("doctor")(doctor.command)
 app.command("collect")(collect.command)
+app.command("amend")(amend.command)
+app.command("audit")(audit.command)
 app.command("import")(import_log.command)
 app.command("stats")(stats.command)
 app.command("show")(show.command)
