@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from guardlearn.guards import sandbox
 
 if TYPE_CHECKING:
     from databases import Files, Place, Server
+    from warm import Nursery
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork guards; tokenizers warn about it otherwise
 # a tiny model is fastest on one thread, above all where other tests want the cores too; the trainers inherit it
@@ -59,6 +61,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """A Python that has imported the training libraries already."""
+    from warm import Nursery
+
+    with contextlib.closing(Nursery(tmp_path_factory.mktemp("warm"))) as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def warm_trainer(warm: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what this process starts as `sys.executable` come from there."""
+    monkeypatch.setattr("sys.executable", warm.python)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import json
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -358,23 +357,23 @@ def test_a_job_carries_the_prompts_in_its_manifest_and_digest(store, tiny_model,
         TrainingConfig(layout="atomicguard")
 
 
-def guardlearn(*arguments):
-    command = [sys.executable, "-m", "guardlearn", *map(str, arguments)]
+def guardlearn(python, *arguments):
+    command = [python, "-m", "guardlearn", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_commands_take_atomicguards_prompts(store, tiny_model, tmp_path):
+def test_the_commands_take_atomicguards_prompts(store, tiny_model, tmp_path, warm):
     web, rows = STORES / "sqlite_2_39_1" / "web.db", tmp_path / "rows.jsonl"
-    done = guardlearn("extract", store.target, "--policy", "all", "--prompts", web, "-o", rows, "--json")
+    done = guardlearn(warm.python, "extract", store.target, "--policy", "all", "--prompts", web, "-o", rows, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["unknown"] == {"dependency": 0}
     first = json.loads(rows.read_text(encoding="utf-8").splitlines()[0])
     assert first["messages"][0]["content"].startswith("# ROLE\nYou are the ")
-    wrong = guardlearn("extract", store.target, "--prompts", rows, "-o", tmp_path / "x.jsonl")
+    wrong = guardlearn(warm.python, "extract", store.target, "--prompts", rows, "-o", tmp_path / "x.jsonl")
     assert wrong.returncode == 1 and "holds no ap_context" in wrong.stderr
     made = guardlearn(
-        "train", store.target, "-o", tmp_path / "out", "--model", tiny_model, "--policy", "all", "--prompts", web,
-        "--max-steps", "1", "--batch-size", "1", "--json",
+        warm.python, "train", store.target, "-o", tmp_path / "out", "--model", tiny_model, "--policy", "all",
+        "--prompts", web, "--max-steps", "1", "--batch-size", "1", "--json",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     with_it = json.loads((tmp_path / "out" / "adapter" / "guardlearn.json").read_text())["manifest"]

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from guardlearn.training import add_lora_adapters, load_model_for_training, save_trained_model
+from warm import kill
 
 SPECS = [{"id": f"s{n}", "specification": f"Say something about {n}", "group": f"g{n // 3}"} for n in range(36)]
 RULE = """
@@ -41,9 +42,9 @@ def folder(tiny_model, tmp_path_factory):
     return folder
 
 
-def start(folder, model, out):
+def start(python, folder, model, out):
     command = [
-        sys.executable, "-m", "guardlearn", "evaluate", "specs.jsonl", "--model", str(model), "--adapter", "adapter",
+        python, "-m", "guardlearn", "evaluate", "specs.jsonl", "--model", str(model), "--adapter", "adapter",
         "--guard", "rule:rule", "--rmax", "3", "--max-new-tokens", "12", "--temperature", "1.0", "-o", out,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -57,20 +58,20 @@ def attempts(folder, out):
     return path.read_bytes().count(b"\n") - 1 if path.is_file() else 0
 
 
-def test_killed_twice_the_evidence_is_that_of_an_unbroken_run(folder, tiny_model):
-    process = start(folder, tiny_model, "whole")
+def test_killed_twice_the_evidence_is_that_of_an_unbroken_run(folder, tiny_model, warm):
+    process = start(warm.python, folder, tiny_model, "whole")
     assert process.communicate(timeout=120) and process.returncode == 0
     whole = attempts(folder, "whole")
     for share in (0.2, 0.8):  # while the candidate answers, then while the base does
-        process = start(folder, tiny_model, "killed")
+        process = start(warm.python, folder, tiny_model, "killed")
         while attempts(folder, "killed") < share * whole and process.poll() is None:
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
+        kill(process)
         assert process.wait() == -signal.SIGKILL
         process.stderr.close()
         assert share * whole <= attempts(folder, "killed") < whole
         assert not (folder / "killed" / "evidence.json").exists()
-    process = start(folder, tiny_model, "killed")
+    process = start(sys.executable, folder, tiny_model, "killed")
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
     assert attempts(folder, "killed") == whole

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,7 +67,7 @@ def test_section_6_usage(dag):
     assert set(rows[0]["metadata"]) == {"source", "action_pair_id", "workflow_id", "retry_count", "item_id"}
 
 
-def test_section_9_usage_runs_as_it_stands(tmp_path, tiny_model):
+def test_section_9_usage_runs_as_it_stands(tmp_path, tiny_model, warm):
     """The `__main__` part alone, with our pipeline: default model name, policy and folder as the guide writes them."""
     usage = SECTIONS["9"][0].split("# Usage\n")[1]
     (tmp_path / "path" / "to").mkdir(parents=True)
@@ -78,7 +77,7 @@ def test_section_9_usage_runs_as_it_stands(tmp_path, tiny_model):
         fill(dag)
     program = f"{with_our_imports(usage)}\n    print(type(model).__name__, tokenizer.eos_token)\n"
     (tmp_path / "usage.py").write_text(program)
-    done = subprocess.run([sys.executable, "usage.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([warm.python, "usage.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["PeftModelForCausalLM", "<|im_end|>"]
     assert (tmp_path / "codebase_specialist" / "adapter" / "adapter_model.safetensors").is_file()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +29,7 @@ from guardlearn import (
 from guardlearn.adapters import adapter_digest, read_manifest
 from guardlearn.errors import ModelError, RepositoryError, UsageError
 from guardlearn.training.weights import adapter_weights
+from warm import kill
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ACCEPTED, REJECTED, PENDING = ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED, ArtifactStatus.PENDING
@@ -226,13 +225,13 @@ PROGRAM = """
 """
 
 
-def test_killed_in_any_increment_the_same_program_ends_in_the_same_adapter(dag, tiny_model, tmp_path):
+def test_killed_in_any_increment_the_same_program_ends_in_the_same_adapter(dag, tiny_model, tmp_path, warm):
     dag.append_many([item for number in range(6) for item in refinement(number)])
     dag.close()
     (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
 
     def start(db, out):
-        command = [sys.executable, str(tmp_path / "program.py"), str(db), str(tiny_model), str(out)]
+        command = [warm.python, str(tmp_path / "program.py"), str(db), str(tiny_model), str(out)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     whole = shutil.copy(tmp_path / "runs.db", tmp_path / "whole.db")
@@ -246,7 +245,7 @@ def test_killed_in_any_increment_the_same_program_ends_in_the_same_adapter(dag, 
     for line in process.stdout:
         starts += line.strip() == "0"
         if starts == 2 and line.strip() == "3":  # in the middle of the second increment
-            os.kill(process.pid, signal.SIGKILL)
+            kill(process)
             break
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()

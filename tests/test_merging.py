@@ -453,7 +453,7 @@ def test_the_table_says_what_was_measured(merged, capsys):
     assert "of 20 answers identical" in shown.err
 
 
-def test_a_merged_model_is_not_measured_on_what_its_adapter_learned(merged, tmp_path):
+def test_a_merged_model_is_not_measured_on_what_its_adapter_learned(merged, tmp_path, warm):
     folder = shutil.copytree(merged["float32"][0], tmp_path / "model")
     account = json.loads((folder / MANIFEST).read_text())
     account["manifest"] |= {"specification_digests": [digest_text("learned by heart")], "groups": []}
@@ -461,7 +461,7 @@ def test_a_merged_model_is_not_measured_on_what_its_adapter_learned(merged, tmp_
     (tmp_path / "specs.jsonl").write_text(json.dumps({"id": "x", "specification": "learned by heart"}) + "\n")
     (tmp_path / "rule.py").write_text("def rule(artifact):\n    return True\n")
     command = [
-        sys.executable, "-m", "guardlearn", "evaluate", "specs.jsonl", "--guard", "rule:rule", "--model", "model",
+        warm.python, "-m", "guardlearn", "evaluate", "specs.jsonl", "--guard", "rule:rule", "--model", "model",
         "-o", "out",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
 """From a log to an adapter: the guide's section 9 in a ten-line file, on a database filled by `guardlearn import`."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -24,16 +25,22 @@ def lines():
         }  # fmt: skip
 
 
-@pytest.fixture
-def db(tmp_path):
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines()))
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("imported")
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines()))
     fields = "spec=prompt,artifact=answer,accepted=passed,feedback=error,chain=session_id,time=at,group=family"
     command = [sys.executable, "-m", "guardlearn", "import", "log.jsonl", "--into", "runs.db", "--map", fields]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path / "runs.db"
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "runs.db"
 
 
-def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model):
+@pytest.fixture
+def db(imported, tmp_path):
+    return shutil.copy(imported, tmp_path / "runs.db")
+
+
+def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model, warm):
     program = textwrap.dedent(f"""
         from guardlearn import ArtifactDAG, Side, run_training_pipeline
 
@@ -49,7 +56,7 @@ def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model):
     """)
     assert len(program.strip().splitlines()) <= 11
     (db.parent / "train.py").write_text(program)
-    done = subprocess.run([sys.executable, "train.py"], cwd=db.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run([warm.python, "train.py"], cwd=db.parent, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["PeftModelForCausalLM", "<|im_end|>"]
     out = db.parent / "codebase_specialist"
     manifest = read_manifest(out / "adapter")
@@ -59,7 +66,9 @@ def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model):
     assert {row["weight"] for row in rows} == {0.5}
 
 
-def test_what_the_pipeline_returns_is_measured_with_its_own_prompts_and_not_on_its_own_data(db, tiny_model):
+def test_what_the_pipeline_returns_is_measured_with_its_own_prompts_and_not_on_its_own_data(
+    db, tiny_model, warm_trainer
+):
     from guardlearn import evaluate_improvement, extract_traces
 
     with ArtifactDAG.load(db) as dag:
@@ -95,7 +104,7 @@ def test_publishing_never_overwrites_what_is_no_adapter(tmp_path):
         read_manifest(tmp_path / "adapter")
 
 
-def test_run_trains_and_measures_in_one_command(db, tiny_model, tmp_path):
+def test_run_trains_and_measures_in_one_command(db, tiny_model, tmp_path, warm):
     (tmp_path / "rule.py").write_text(
         "from guardlearn import ArtifactStatus, Verdict\n"
         "def rule(artifact, context):\n"
@@ -106,7 +115,7 @@ def test_run_trains_and_measures_in_one_command(db, tiny_model, tmp_path):
     specs = [{"id": f"h{n}", "specification": f"Sing of {n} {w}s", "group": f"h{n}"} for n, w in enumerate(WORDS[:6])]
     (tmp_path / "held.jsonl").write_text("".join(json.dumps(spec) + "\n" for spec in specs))
     command = [
-        sys.executable, "-m", "guardlearn", "run", str(db), "--model", str(tiny_model), "-o", "out", "--max-steps", "2",
+        warm.python, "-m", "guardlearn", "run", str(db), "--model", str(tiny_model), "-o", "out", "--max-steps", "2",
         "--specs", "held.jsonl", "--guard", "rule:rule", "--rmax", "2", "--max-new-tokens", "16", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -118,7 +127,7 @@ def test_run_trains_and_measures_in_one_command(db, tiny_model, tmp_path):
     assert "Three chains that became training data" in page and "Training loss by step" in page
     with ArtifactDAG.load(db) as dag:
         assert [reading.purpose for reading in dag.readings()] == ["evaluate"]
-    leak = [sys.executable, "-m", "guardlearn", "evaluate", "leak.jsonl", "--model", str(tiny_model), "--adapter"]
+    leak = [warm.python, "-m", "guardlearn", "evaluate", "leak.jsonl", "--model", str(tiny_model), "--adapter"]
     first = next(lines())
     (tmp_path / "leak.jsonl").write_text(json.dumps({"id": "x", "specification": first["prompt"]}) + "\n")
     refused = subprocess.run(

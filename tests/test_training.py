@@ -1,7 +1,6 @@
 """Training through its real process: the loss curve, kill -9, refusals; and the batches it really sees."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from guardlearn.errors import JobError, ModelError
 from guardlearn.jobs import run_job
 from guardlearn.training.rows import plan
 from training_samples import rewrite, sample_job
+from warm import kill
 
 STEPS = 25  # 17 rows, batches of 4: 5 steps a pass, 5 passes
 
@@ -41,14 +41,14 @@ def unbroken(job, tiny_model):
     return folder, result, progress
 
 
-def start(folder, model):
-    command = [sys.executable, "-m", "guardlearn.training", str(folder), "--model", str(model)]
+def start(python, folder, model):
+    command = [python, "-m", "guardlearn.training", str(folder), "--model", str(model)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def refused(folder, model):
+def refused(python, folder, model):
     """Run the trainer's command; return its one line of error."""
-    process = start(folder, model)
+    process = start(python, folder, model)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out == ""
@@ -93,12 +93,14 @@ def test_a_finished_job_returns_at_once(unbroken, tiny_model):
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
-def test_killed_in_the_middle_the_same_command_continues_with_the_same_losses(job, unbroken, tiny_model):
+def test_killed_in_the_middle_the_same_command_continues_with_the_same_losses(
+    job, unbroken, tiny_model, warm, warm_trainer
+):
     folder = shutil.copytree(job, job.with_name("killed"))
-    process = start(folder, tiny_model)
+    process = start(warm.python, folder, tiny_model)
     for line in process.stdout:
         if json.loads(line)["step"] >= 10:
-            os.kill(process.pid, signal.SIGKILL)
+            kill(process)
             break
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
@@ -115,7 +117,7 @@ def test_killed_in_the_middle_the_same_command_continues_with_the_same_losses(jo
     assert finished.result["validation_loss"] == pytest.approx(unbroken[1].result["validation_loss"], rel=1e-5)
 
 
-def test_killed_between_the_last_moves_it_is_finished_without_training_again(job, unbroken, tiny_model):
+def test_killed_between_the_last_moves_it_is_finished_without_training_again(job, unbroken, tiny_model, warm_trainer):
     folder, finished, _ = unbroken
     torn = shutil.copytree(folder, folder.with_name("torn"))
     work = torn / ".training" / "finished"
@@ -153,9 +155,9 @@ def test_two_processes_never_train_one_job(job, tiny_model, monkeypatch):
             training_job.train_job(folder, tiny_model)
 
 
-def test_the_trainer_ends_with_the_process_that_started_it(job, tiny_model):
+def test_the_trainer_ends_with_the_process_that_started_it(job, tiny_model, warm):
     folder = shutil.copytree(job, job.with_name("orphan"))
-    command = [sys.executable, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model), "--attached"]
+    command = [warm.python, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model), "--attached"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     process.stdin.close()
     assert process.wait(timeout=60) == 1
@@ -165,12 +167,12 @@ def test_the_trainer_ends_with_the_process_that_started_it(job, tiny_model):
 # What is refused: one line, exit code 1
 
 
-def test_an_altered_job_is_refused_with_the_digest(job, tiny_model):
+def test_an_altered_job_is_refused_with_the_digest(job, tiny_model, warm_trainer):
     folder = shutil.copytree(job, job.with_name("altered"))
     text = (folder / "train.jsonl").read_text(encoding="utf-8")
     (folder / "train.jsonl").write_text(text.replace("Return a sum", "Return the sum", 1), encoding="utf-8")
     written = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["files"]["train.jsonl"]
-    line = refused(folder, tiny_model)
+    line = refused(sys.executable, folder, tiny_model)
     assert "train.jsonl was altered" in line
     assert written in line
     with pytest.raises(JobError, match=r"train\.jsonl was altered"):
@@ -184,20 +186,20 @@ def rewritten(job, name, change):
     return folder
 
 
-def test_every_label_masked_is_refused(job, tiny_model):
+def test_every_label_masked_is_refused(job, tiny_model, warm):
     folder = rewritten(job, "masked", lambda row: {"completion": ""})
-    assert "every label is masked: none of the 17 rows" in refused(folder, tiny_model)
+    assert "every label is masked: none of the 17 rows" in refused(warm.python, folder, tiny_model)
 
 
-def test_a_row_too_long_is_refused_by_name_and_never_cut(job, tiny_model):
+def test_a_row_too_long_is_refused_by_name_and_never_cut(job, tiny_model, warm):
     long = {"completion": "x = 1\n" * 900}
     folder = rewritten(job, "long", lambda row: long if row["id"] == "item-004/repair" else {})
-    line = refused(folder, tiny_model)
+    line = refused(warm.python, folder, tiny_model)
     assert "row item-004/repair has" in line
     assert "more than max_length 1024" in line
 
 
-def test_a_model_without_weights_or_another_model_is_refused(job, tiny_model, tmp_path):
+def test_a_model_without_weights_or_another_model_is_refused(job, tiny_model, tmp_path, warm):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="not the base model the job was written for"):
@@ -205,11 +207,11 @@ def test_a_model_without_weights_or_another_model_is_refused(job, tiny_model, tm
 
         train_job(job, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
-    assert "holds no weights" in refused(job, tmp_path / "model")
+    assert "holds no weights" in refused(warm.python, job, tmp_path / "model")
 
 
 def test_no_job_folder_is_one_line(tmp_path, tiny_model):
-    assert "is no job folder" in refused(tmp_path, tiny_model)
+    assert "is no job folder" in refused(sys.executable, tmp_path, tiny_model)
 
 
 # The batches

@@ -1,0 +1,173 @@
+"""A Python that starts at once: a nursery, which has imported the training libraries, forks a process for each program.
+
+Importing them takes many seconds, and the tests start dozens of programs that need them. `Nursery.python` is an
+executable that is called as Python is. What it starts is a process of its own, with the streams, folder, environment
+and file size limit of the one that calls; only its imports are done already, and what it starts itself as
+`sys.executable` comes from here too. Starts from nothing are in test_training.py, test_docs.py, test_backends.py
+and test_evaluate_killed.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+_IMPORTED = [
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "transformers.models.llama.modeling_llama",
+    "guardlearn.cli",
+    "guardlearn.generators.in_memory",
+    "guardlearn.generators.transformers",
+    "guardlearn.pipeline",
+    "guardlearn.report.making",
+    "guardlearn.training.job",
+    "guardlearn.training.plain",
+    "guardlearn.training.trl",
+]
+_BYTES = 200_000  # of one message: arguments and environment
+
+
+class Nursery:
+    """Forks programs as long as it is open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.python = str(folder / "python")
+        """Executable: `python -m MODULE …`, `python -c CODE …` or `python FILE …`."""
+        path, own = str(folder / "socket"), shlex.quote(__file__)
+        call = f"exec {shlex.quote(sys.executable)} -I -S {own} call {shlex.quote(path)}"
+        Path(self.python).write_text(f'#!/bin/sh\n{call} "$@"\n', encoding="utf-8")
+        Path(self.python).chmod(0o755)
+        command = [sys.executable, __file__, "serve", path, self.python]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout.readline() == "ready\n"
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill -9 what `Nursery.python` runs; the process that asked for it then ends in the same way, and not before."""
+    process.send_signal(signal.SIGUSR1)
+
+
+# -- who calls
+
+
+def call(path: str, *arguments: str) -> None:
+    """Have a program run with these streams, and end as it does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(path)
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        program = {"arguments": arguments, "folder": str(Path.cwd()), "environment": dict(os.environ), "limit": limit}
+        socket.send_fds(connection, [json.dumps(program).encode()], [0, 1, 2])
+        pid = int(connection.recv(_BYTES))
+        signal.signal(signal.SIGUSR1, lambda *_: os.kill(pid, signal.SIGKILL))
+        status = int(connection.recv(_BYTES))
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+# -- the nursery
+
+
+def serve(path: str, python: str) -> None:
+    """Fork programs until stdin is closed."""
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen()
+        print("ready", flush=True)
+        while True:
+            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _supervise(connection, python)
+            connection.close()
+
+
+def _supervise(connection: socket.socket, python: str) -> None:
+    """Fork a program and tell its caller how it ends; it does not outlive the caller."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, streams, _, _ = socket.recv_fds(connection, _BYTES, 3)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _become(json.loads(message), streams, python)
+    for stream in streams:
+        os.close(stream)
+    connection.send(str(pid).encode())
+    ended = os.pidfd_open(pid)
+    ready, _, _ = select.select([connection, ended], [], [])
+    if ended not in ready:
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        connection.send(str(status).encode())
+    finally:
+        os._exit(0)
+
+
+def _become(program: dict, streams: list[int], python: str) -> None:
+    """Be the program."""
+    import atexit
+    import traceback
+
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(program["folder"])
+    os.environ.clear()
+    os.environ.update(program["environment"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(program["limit"]))
+    sys.executable = python
+    status = 1
+    try:
+        _run(*program["arguments"])
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _run(first: str, *others: str) -> None:
+    import runpy
+
+    if first == "-m":
+        sys.path[0], sys.argv = str(Path.cwd()), list(others)
+        runpy.run_module(others[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[0], sys.argv = "", ["-c", *others[1:]]
+        exec(compile(others[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.path[0], sys.argv = str(Path(first).resolve().parent), [first, *others]
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
+    {"serve": serve, "call": call}[sys.argv[1]](*sys.argv[2:])
