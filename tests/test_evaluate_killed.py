@@ -60,7 +60,7 @@ def attempts(folder, out):
 
 def test_killed_twice_the_evidence_is_that_of_an_unbroken_run(folder, tiny_model, warm):
     process = start(warm.python, folder, tiny_model, "whole")
-    assert process.communicate(timeout=120) and process.returncode == 0
+    assert process.communicate(timeout=600) and process.returncode == 0
     whole = attempts(folder, "whole")
     for share in (0.2, 0.8):  # while the candidate answers, then while the base does
         process = start(warm.python, folder, tiny_model, "killed")
@@ -72,7 +72,7 @@ def test_killed_twice_the_evidence_is_that_of_an_unbroken_run(folder, tiny_model
         assert share * whole <= attempts(folder, "killed") < whole
         assert not (folder / "killed" / "evidence.json").exists()
     process = start(sys.executable, folder, tiny_model, "killed")
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
     assert attempts(folder, "killed") == whole
     found, expected = (json.loads((folder / out / "evidence.json").read_text()) for out in ("killed", "whole"))

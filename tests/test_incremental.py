@@ -236,7 +236,7 @@ def test_killed_in_any_increment_the_same_program_ends_in_the_same_adapter(dag, 
 
     whole = shutil.copy(tmp_path / "runs.db", tmp_path / "whole.db")
     process = start(whole, tmp_path / "whole")
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == 0
     with ArtifactDAG.load(whole) as unbroken:
         expected = load_training_checkpoint(unbroken)
@@ -251,7 +251,7 @@ def test_killed_in_any_increment_the_same_program_ends_in_the_same_adapter(dag, 
     process.stdout.close()
     assert load_training_checkpoint(dag)["traces_processed"] == 2
     process = start(tmp_path / "runs.db", tmp_path / "killed")
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == 0
     assert sorted(trained(dag)) == [f"a{number}" for number in range(6)]
     found = load_training_checkpoint(dag)
