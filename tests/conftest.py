@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def warm_trainer(warm: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+def warm_starts(warm: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what this process starts as `sys.executable` come from there."""
     monkeypatch.setattr("sys.executable", warm.python)
 
@@ -88,13 +89,15 @@ def postgres() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Files | Server:
+def databases(request: pytest.FixtureRequest) -> Iterator[Files | Server]:
     """Where repositories can be made; a test that asks for it runs on both databases."""
-    from databases import Files
+    from databases import Files, in_memory
 
     if request.param == "sqlite":
-        return Files(tmp_path_factory.mktemp("repositories"))
-    return request.getfixturevalue("postgres")
+        with tempfile.TemporaryDirectory(prefix="guardlearn-", dir=in_memory()) as folder:
+            yield Files(Path(folder))
+    else:
+        yield request.getfixturevalue("postgres")
 
 
 @pytest.fixture

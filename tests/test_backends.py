@@ -117,7 +117,7 @@ def test_erratum_37_with_every_package_there_and_no_gpu_auto_is_still_trl(site):
     assert not was_imported(site)
 
 
-def test_erratum_37_unsloth_without_cuda_is_one_line_and_begins_nothing(job, tiny_model, site):
+def test_erratum_37_unsloth_without_cuda_is_one_line_and_begins_nothing(job, tiny_model, site, warm_starts):
     before = sorted(path.name for path in job.iterdir())
     done = python("-m", "guardlearn.training", job, "--model", tiny_model, "--backend", "unsloth", **site)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -127,7 +127,7 @@ def test_erratum_37_unsloth_without_cuda_is_one_line_and_begins_nothing(job, tin
     assert sorted({path.name for path in job.iterdir()} - {"train.log", ".lock"}) == before
 
 
-def test_a_job_that_asks_for_unsloth_says_the_same_and_trains_with_trl_all_the_same(tiny_model, tmp_path):
+def test_a_job_that_asks_for_unsloth_says_the_same_and_trains_with_trl_all_the_same(tiny_model, tmp_path, warm_starts):
     job = sample_job(tmp_path / "job", tiny_model, max_steps=1, backend="unsloth")
     with pytest.raises(JobError, match=f"the unsloth backend lacks a CUDA device .*{COMMAND}"):
         run_job(job, tiny_model)
@@ -144,7 +144,7 @@ def test_4_bit_without_cuda_is_refused_not_ignored(tiny_model, tmp_path):
     assert not (job / ".training").exists()
 
 
-def test_an_unknown_backend_is_wrong_usage(job, tiny_model):
+def test_an_unknown_backend_is_wrong_usage(job, tiny_model, warm_starts):
     done = python("-m", "guardlearn.training", job, "--model", tiny_model, "--backend", "magic")
     assert (done.returncode, done.stderr) == (
         2, "error: backend 'magic' is unknown; choose auto or trl or unsloth\n",

@@ -21,6 +21,8 @@ from guardlearn.prompts import Renderer
 from guardlearn.traces import extract_traces
 from guardlearn.types import ArtifactStatus, Source
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 SYSTEM = {"role": "system", "content": "Answer with SQL."}
 
 

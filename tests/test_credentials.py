@@ -9,6 +9,8 @@ import pytest
 from guardlearn import ArtifactDAG, ArtifactStatus, RepositoryItem, Side, extract_traces
 from guardlearn.credentials import find_credentials, kinds_in
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 # put together here, so that no scanner of this repository takes them for real ones
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"
 GITHUB = "ghp_" + "abcdefghijklmnopqrstuvwxyz0123456789"

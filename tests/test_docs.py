@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -67,12 +66,12 @@ def test_every_proof_on_file_held():
     assert [file.stem for file in files if json.loads(file.read_text())["holds"] is not True] == []
 
 
-def test_the_ten_line_program_runs(tmp_path, tiny_model):
+def test_the_ten_line_program_runs(tmp_path, tiny_model, warm):
     shutil.copy(ROOT / "examples" / "log.jsonl", tmp_path)
     program = BLOCKS[0]
     assert len([line for line in program.splitlines() if line]) <= 10
     (tmp_path / "program.py").write_text(program.replace('"demo"', repr(str(tiny_model))))
-    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([warm.python, "program.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"221 attempts read\nbefore:\n.*\nafter:\n.*\n", done.stdout, re.DOTALL)
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()

@@ -13,6 +13,8 @@ from guardlearn.errors import UsageError
 from guardlearn.predicates import everything, satisfies
 from guardlearn.types import ArtifactStatus
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 ODD = '50%_done\'; \\ :name "x" ü'
 
 

@@ -44,6 +44,8 @@ from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem, Side
 from rules import guard, specification
 from training_samples import rewrite, sample_job, trace
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 ACCEPTED, REJECTED, PENDING = ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED, ArtifactStatus.PENDING
 BOTH = ("accepted", "rejected")
 IMITATING = ("prompt_completion", "messages", "chatml", "alpaca", "sharegpt")

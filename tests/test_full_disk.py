@@ -110,7 +110,7 @@ def test_merging(tiny_model, adapter, tmp_path):
     assert merge().agreement.prompts == 1
 
 
-def test_training_stops_with_one_line_and_the_same_command_continues(tiny_model, tmp_path, warm_trainer):
+def test_training_stops_with_one_line_and_the_same_command_continues(tiny_model, tmp_path, warm_starts):
     job = sample_job(tmp_path / "job", tiny_model, max_steps=2)
     before = names(job)
     line = refused(JobError, LIMIT_BYTES, lambda: run_job(job, tiny_model))

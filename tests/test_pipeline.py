@@ -67,7 +67,7 @@ def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model, warm):
 
 
 def test_what_the_pipeline_returns_is_measured_with_its_own_prompts_and_not_on_its_own_data(
-    db, tiny_model, warm_trainer
+    db, tiny_model, warm_starts
 ):
     from guardlearn import evaluate_improvement, extract_traces
 

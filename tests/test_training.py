@@ -49,7 +49,7 @@ def start(python, folder, model):
 def refused(python, folder, model):
     """Run the trainer's command; return its one line of error."""
     process = start(python, folder, model)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 1
     assert out == ""
     assert err.count("\n") == 1
@@ -94,7 +94,7 @@ def test_a_finished_job_returns_at_once(unbroken, tiny_model):
 
 
 def test_killed_in_the_middle_the_same_command_continues_with_the_same_losses(
-    job, unbroken, tiny_model, warm, warm_trainer
+    job, unbroken, tiny_model, warm, warm_starts
 ):
     folder = shutil.copytree(job, job.with_name("killed"))
     process = start(warm.python, folder, tiny_model)
@@ -117,7 +117,7 @@ def test_killed_in_the_middle_the_same_command_continues_with_the_same_losses(
     assert finished.result["validation_loss"] == pytest.approx(unbroken[1].result["validation_loss"], rel=1e-5)
 
 
-def test_killed_between_the_last_moves_it_is_finished_without_training_again(job, unbroken, tiny_model, warm_trainer):
+def test_killed_between_the_last_moves_it_is_finished_without_training_again(job, unbroken, tiny_model, warm_starts):
     folder, finished, _ = unbroken
     torn = shutil.copytree(folder, folder.with_name("torn"))
     work = torn / ".training" / "finished"
@@ -160,14 +160,14 @@ def test_the_trainer_ends_with_the_process_that_started_it(job, tiny_model, warm
     command = [warm.python, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model), "--attached"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     process.stdin.close()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=600) == 1
     assert not (folder / "adapter").exists()
 
 
 # What is refused: one line, exit code 1
 
 
-def test_an_altered_job_is_refused_with_the_digest(job, tiny_model, warm_trainer):
+def test_an_altered_job_is_refused_with_the_digest(job, tiny_model, warm_starts):
     folder = shutil.copytree(job, job.with_name("altered"))
     text = (folder / "train.jsonl").read_text(encoding="utf-8")
     (folder / "train.jsonl").write_text(text.replace("Return a sum", "Return the sum", 1), encoding="utf-8")

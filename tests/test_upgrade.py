@@ -24,6 +24,8 @@ from guardlearn.digests import digest_json
 from guardlearn.errors import RepositoryError
 from guardlearn.types import ArtifactStatus
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 OLD = Path(__file__).parent / "data" / "schema"
 VERSIONS = sorted(int(path.name.split(".")[0]) for path in OLD.glob("*.db.xz"))
 

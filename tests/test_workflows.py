@@ -17,6 +17,8 @@ from guardlearn.dag.importers.atomicguard import import_atomicguard
 from guardlearn.errors import DataError
 from guardlearn.predicates import everything, parse, workflow_ref
 
+pytestmark = pytest.mark.usefixtures("warm_starts")
+
 STORES = Path(__file__).parent / "data" / "stores"
 WEB = STORES / "sqlite_2_39_1" / "web.db"
 SINGLESHOT = "fe9814951863a8bba2e478c677776c34b81b1287f1dcb013570d258781d7b863"

@@ -3,8 +3,8 @@
 Importing them takes many seconds, and the tests start dozens of programs that need them. `Nursery.python` is an
 executable that is called as Python is. What it starts is a process of its own, with the streams, folder, environment
 and file size limit of the one that calls; only its imports are done already, and what it starts itself as
-`sys.executable` comes from here too. Starts from nothing are in test_training.py, test_docs.py, test_backends.py
-and test_evaluate_killed.py.
+`sys.executable` comes from here too. Starts from nothing are in test_training.py, test_backends.py and
+test_evaluate_killed.py, and in the proof `readme`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _IMPORTED = [
     "guardlearn.training.plain",
     "guardlearn.training.trl",
 ]
+_CHOICE = 'case "$1" in -m|-c|[!-]*) exec {call} "$@";; *) exec {cold} "$@";; esac'
 _BYTES = 200_000  # of one message: arguments and environment
 
 
@@ -42,10 +43,10 @@ class Nursery:
 
     def __init__(self, folder: Path) -> None:
         self.python = str(folder / "python")
-        """Executable: `python -m MODULE …`, `python -c CODE …` or `python FILE …`."""
-        path, own = str(folder / "socket"), shlex.quote(__file__)
-        call = f"exec {shlex.quote(sys.executable)} -I -S {own} call {shlex.quote(path)}"
-        Path(self.python).write_text(f'#!/bin/sh\n{call} "$@"\n', encoding="utf-8")
+        """Executable: `python -m MODULE …`, `python -c CODE …` or `python FILE …`; with other options Python itself."""
+        path, cold = str(folder / "socket"), shlex.quote(sys.executable)
+        call = f"{cold} -I -S {shlex.quote(__file__)} call {shlex.quote(path)}"
+        Path(self.python).write_text(f"#!/bin/sh\n{_CHOICE.format(call=call, cold=cold)}\n", encoding="utf-8")
         Path(self.python).chmod(0o755)
         command = [sys.executable, __file__, "serve", path, self.python]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -67,6 +68,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def call(path: str, *arguments: str) -> None:
     """Have a program run with these streams, and end as it does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # until it is known whom it means
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(path)
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -74,6 +76,7 @@ def call(path: str, *arguments: str) -> None:
         socket.send_fds(connection, [json.dumps(program).encode()], [0, 1, 2])
         pid = int(connection.recv(_BYTES))
         signal.signal(signal.SIGUSR1, lambda *_: os.kill(pid, signal.SIGKILL))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         status = int(connection.recv(_BYTES))
     if status < 0:
         os.kill(os.getpid(), -status)
@@ -158,6 +161,7 @@ def _become(program: dict, streams: list[int], python: str) -> None:
 def _run(first: str, *others: str) -> None:
     import runpy
 
+    sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     if first == "-m":
         sys.path[0], sys.argv = str(Path.cwd()), list(others)
         runpy.run_module(others[0], run_name="__main__", alter_sys=True)
