@@ -98,7 +98,7 @@ def serve(path: str, python: str) -> None:
         while True:
             ready, _, _ = select.select([listener, sys.stdin], [], [])
             if sys.stdin in ready:
-                return
+                os._exit(0)  # to take down what was imported takes a while
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
