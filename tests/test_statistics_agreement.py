@@ -134,9 +134,9 @@ def test_planning_and_detecting_are_inverses(gain, spread, alpha, least):
     assert plan is not None
     found = statistics.detectable_gain(plan.groups, spread, alpha, 0.8, least)
     assert found is not None
-    assert found <= gain + 1e-5
+    assert found <= gain + 2e-4
     fewer = statistics.detectable_gain(plan.groups - 1, spread, alpha, 0.8, least)
-    assert fewer is None or fewer > gain - 1e-5
+    assert fewer is None or fewer > gain - 2e-4
 
 
 def test_a_gain_below_what_must_be_observed_cannot_be_planned():
