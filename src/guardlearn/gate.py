@@ -134,34 +134,34 @@ def decide(figures: GateFigures, config: GateConfig = GateConfig()) -> Decision:
         checks.append(_loss(figures.general_loss, config))
     if figures.guard_gap:
         checks.append(_gap(figures.guard_gap, config))
-    spread = _spread(means)
+    moments = statistics.moments_of(list(_filled(figures.held_out.judged)))
     return Decision(
         promoted=all(check.passed for check in checks),
         checks=checks,
         level=level,
         p_value=statistics.sign_flip(means, alternative="greater") if len(means) > 1 else None,
         gain=math.fsum(means) / len(means) if means else None,
-        detectable=statistics.detectable_gain(len(means), spread, level, config.power, config.min_gain)
-        if spread is not None
+        detectable=statistics.detectable_gain(len(means), moments, level, config.power, config.min_gain)
+        if moments is not None
         else None,
     )
 
 
 def plan(
-    gain: float, spread: float, groups: int, look: int = 1, config: GateConfig = GateConfig()
+    gain: float, moments: statistics.Moments, groups: int, look: int = 1, config: GateConfig = GateConfig()
 ) -> tuple[statistics.Plan | None, float | None]:
     """Return how many held-out groups `gain` takes at this look, and the gain that `groups` can show.
 
     Args:
         gain: true gain to be found, in (0, 1].
-        spread: standard deviation of a group's difference: of earlier evidence, or `statistics.assumed_spread`.
+        moments: of a group's difference: `statistics.moments_of` earlier evidence, or `statistics.assumed_moments`.
         groups: held-out groups there are.
         look: as in `GateFigures`.
         config: the gate's settings.
     """
     level = statistics.level_of_look(config.alpha, look)
-    needed = statistics.plan_groups(gain, spread, level, config.power, config.min_gain)
-    return needed, statistics.detectable_gain(groups, spread, level, config.power, config.min_gain)
+    needed = statistics.plan_groups(gain, moments, level, config.power, config.min_gain)
+    return needed, statistics.detectable_gain(groups, moments, level, config.power, config.min_gain)
 
 
 def _superiority(paired: Paired, level: float, config: GateConfig, look: int) -> Check:
@@ -233,13 +233,6 @@ def _means(groups: Mapping[str, Sequence[float]]) -> list[float]:
 
 def _filled(groups: Mapping[str, Sequence[float]]) -> Iterator[Sequence[float]]:
     return (values for _, values in sorted(groups.items()) if len(values))
-
-
-def _spread(means: Sequence[float]) -> float | None:
-    if len(means) < 2:
-        return None
-    centre = math.fsum(means) / len(means)
-    return math.sqrt(math.fsum((each - centre) ** 2 for each in means) / (len(means) - 1))
 
 
 def _points(share: float) -> str:

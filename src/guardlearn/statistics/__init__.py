@@ -33,7 +33,15 @@ from guardlearn.statistics.paired import (
     minimum_detectable,
     sign_flip,
 )
-from guardlearn.statistics.planning import Plan, assumed_spread, detectable_gain, level_of_look, plan_groups
+from guardlearn.statistics.planning import (
+    Moments,
+    Plan,
+    assumed_moments,
+    detectable_gain,
+    level_of_look,
+    moments_of,
+    plan_groups,
+)
 from guardlearn.statistics.survival import Chain, Survival, expected_attempts, pass_at_k, unsolved_bound
 
 __all__ = [
@@ -43,9 +51,10 @@ __all__ = [
     "Difference",
     "Estimate",
     "Groups",
+    "Moments",
     "Plan",
     "Survival",
-    "assumed_spread",
+    "assumed_moments",
     "clopper_pearson",
     "clustered_difference",
     "clustered_mean",
@@ -56,6 +65,7 @@ __all__ = [
     "level_of_look",
     "mcnemar_exact",
     "minimum_detectable",
+    "moments_of",
     "pass_at_k",
     "plan_groups",
     "sign_flip",
