@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,6 +25,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork guards; t
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not sandbox.state().works:  # the tests' own artifacts do no harm; tests of the sandbox itself are skipped there
     os.environ.setdefault("GUARDLEARN_SANDBOX", "none")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in a shell's background, where Ctrl-C would stay ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -71,6 +76,19 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
     with contextlib.closing(Nursery(tmp_path_factory.mktemp("warm"))) as nursery:
         yield nursery
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_of_other_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Forget modules that a test wrote into its own folder: the next one may write another of the same name."""
+    if "tmp_path" not in request.fixturenames:
+        yield
+        return
+    folder, before = str(request.getfixturevalue("tmp_path")), set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture

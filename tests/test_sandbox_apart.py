@@ -231,7 +231,7 @@ ENDINGS = {
     "only skipped tests": ("f = 1", "import pytest\n@pytest.mark.skip\ndef test_f(): pass\n", "no tests"),
     "memory": ("def f(): return b'x' * (300 << 20)", "import answer\ndef test_f(): answer.f()", "memory"),
     "nonsense on the wire": (
-        "import os\nfor n in range(3, 20):\n try: os.write(n, b'\\0\\0\\0\\x0f[\"value\",true,1]' * 9)\n except OSError: pass\n"
+        "import os\nfor n in range(3, 4096):\n try: os.write(n, b'\\0\\0\\0\\x0f[\"value\",true,1]' * 9)\n except OSError: pass\n"
         "def f(): return 3",
         "import answer\ndef test_f(): assert answer.f() == 3",
         "tests",

@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -344,7 +344,6 @@ def _about(
         leakage = "not checked: no manifest says what the adapter was trained on"
     else:
         leakage = "no text and no group of the adapter's training"
-    versions = {name: sys.modules[name] for name in _NAMED_LIBRARIES if name in sys.modules}
     return {
         "model": generator.model,
         "adapter": None if adapter is None else str(adapter),
@@ -363,6 +362,6 @@ def _about(
         "versions": {
             "guardlearn": importlib.metadata.version("guardlearn"),
             "python": platform.python_version(),
-            **{name: str(getattr(module, "__version__", "unknown")) for name, module in versions.items()},
+            **{name: importlib.metadata.version(name) for name in _NAMED_LIBRARIES if find_spec(name)},
         },
     }
