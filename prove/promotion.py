@@ -99,7 +99,7 @@ def coverages(drawn, cases, each):
         for _ in range(each):
             rates = specifications(drawn, groups, 3, rate)
             steps = answers(drawn, raised(rates, gain)) - answers(drawn, rates)
-            estimate = statistics.clustered_difference({n: row for n, row in enumerate(steps.tolist())})
+            estimate = statistics.clustered_mean(dict(enumerate(steps.tolist())), bounds=(-1.0, 1.0))
             held += estimate.low <= truth <= estimate.high
             shown += "widened" in estimate.method
         found[f"{groups} groups, rate {rate}, gain {gain}"] = {
