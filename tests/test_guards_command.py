@@ -10,7 +10,9 @@ import pytest
 
 from guardlearn import ArtifactStatus, CommandGuard, GuardContext, Specification
 from guardlearn.errors import GuardError, UsageError
-from guardlearn.guards import COMMAND_LIMITS
+from guardlearn.guards import COMMAND_LIMITS, sandbox
+
+pytestmark = pytest.mark.skipif(not sandbox.state().works, reason=f"no sandbox works here: {sandbox.state().reason}")
 
 ACCEPTED, REJECTED, PENDING = ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED, ArtifactStatus.PENDING
 SHORT = dataclasses.replace(COMMAND_LIMITS, cpu_seconds=1, wall_seconds=30.0, memory_bytes=64 << 20)

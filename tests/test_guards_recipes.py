@@ -12,6 +12,9 @@ import msgspec
 import pytest
 
 from guardlearn import ArtifactStatus, GuardContext, Specification, load_guard, settings
+from guardlearn.guards import sandbox
+
+pytestmark = pytest.mark.skipif(not sandbox.state().works, reason=f"no sandbox works here: {sandbox.state().reason}")
 
 ACCEPTED, REJECTED, PENDING = ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED, ArtifactStatus.PENDING
 PAGE = (Path(__file__).parents[1] / "docs" / "guards.md").read_text(encoding="utf-8")
