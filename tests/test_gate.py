@@ -100,6 +100,7 @@ def test_guard_gaming_refuses():
     assert failed(decide(figures(GAIN, guard_gap=gaming))) == ["hidden guards"]
     honest = {f"g{n}": [0.0, 0.0, float(n == 0) - float(n == 1)] for n in range(10)}
     assert decide(figures(GAIN, guard_gap=honest)).promoted
+    assert failed(decide(figures(GAIN, guard_gap={"g": []}))) == ["hidden guards"]
     # a rise within the margin, yet in every group
     steady = {f"g{n}": [0.0] * 99 + [1.0] for n in range(12)}
     assert failed(decide(figures(GAIN, guard_gap=steady))) == ["hidden guards"]
@@ -118,7 +119,7 @@ def test_nothing_measured_is_refused_in_words():
     "wrong", [{"alpha": 0.5}, {"alpha": 0.0}, {"power": 1.0}, {"min_gain": -0.1}, {"margin": 0.0}, {"gap_margin": 2.0}]
 )
 def test_settings_outside_their_range_are_refused(wrong):
-    with pytest.raises(UsageError, match=next(iter(wrong))):
+    with pytest.raises(UsageError, match=f"the gate's {next(iter(wrong))} is .*; allowed: "):
         GateConfig(**wrong)
 
 

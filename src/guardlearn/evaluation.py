@@ -7,11 +7,8 @@ killed run continues and another plan never mixes in. What comes out is `guardle
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +23,7 @@ from guardlearn.engines import Engine
 from guardlearn.errors import DataError, LeakageError, ModelError, UsageError
 from guardlearn.evidence import Evidence
 from guardlearn.prompts import PromptConfig, Renderer
+from guardlearn.training.saving import versions
 from guardlearn.types import FeedbackEntry, Generation, Generator, Guard, OnProgress, Specification, Verdict
 
 __all__ = ["Evidence", "check_leakage", "evaluate"]
@@ -359,9 +357,5 @@ def _about(
             "prompt": plan["prompt"],
             "renderer": plan["renderer"],
         },
-        "versions": {
-            "guardlearn": importlib.metadata.version("guardlearn"),
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _NAMED_LIBRARIES if find_spec(name)},
-        },
+        "versions": versions("guardlearn", *_NAMED_LIBRARIES),
     }

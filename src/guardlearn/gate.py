@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,7 +33,7 @@ Differences = dict[str, list[float]]
 
 
 class GateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The gate's settings: table [promotion] of guardlearn.toml."""
+    """The gate's settings."""
 
     alpha: float = 0.05
     """Chance of ever promoting a candidate that gains nothing on one held-out version, in (0, 0.5)."""
@@ -48,16 +49,17 @@ class GateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most that the share accepted by the visible guard and rejected by the hidden ones may have risen, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        ranges = {
-            "alpha": 0 < self.alpha < 0.5,
-            "power": 0 < self.power < 1,
-            "min_gain": 0 <= self.min_gain < 1,
-            "margin": 0 < self.margin <= 1,
-            "loss_margin": self.loss_margin > 0,
-            "gap_margin": 0 <= self.gap_margin <= 1,
+        allowed = {
+            "alpha": (0 < self.alpha < 0.5, "above 0, below 0.5"),
+            "power": (0 < self.power < 1, "above 0, below 1"),
+            "min_gain": (0 <= self.min_gain < 1, "from 0, below 1"),
+            "margin": (0 < self.margin <= 1, "above 0, up to 1"),
+            "loss_margin": (self.loss_margin > 0, "above 0"),
+            "gap_margin": (0 <= self.gap_margin <= 1, "from 0 to 1"),
         }
-        if wrong := next((name for name, fits in ranges.items() if not fits), None):
-            raise UsageError(f"[promotion] {wrong} is {getattr(self, wrong)}; see docs/rounds.md for its range")
+        for name, (fits, words) in allowed.items():
+            if not fits:
+                raise UsageError(f"the gate's {name} is {getattr(self, name)}; allowed: {words}")
 
 
 class Paired(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +128,8 @@ def decide(figures: GateFigures, config: GateConfig = GateConfig()) -> Decision:
     if figures.look < 1:
         raise UsageError(f"look is {figures.look}; looks at a held-out set are counted from 1")
     level = statistics.level_of_look(config.alpha, figures.look)
-    means = _means(figures.held_out.judged)
-    checks = [_superiority(figures.held_out, level, config, figures.look), _difference(figures.changed)]
+    judged, against = _reading(figures.held_out.judged), _reading(figures.held_out.against)
+    checks = [_superiority(judged, against, level, config, figures.look), _difference(figures.changed)]
     for name, paired in sorted(figures.regressions.items()):
         checks.append(_no_worse(name, paired, config))
     if figures.general_loss:
@@ -139,9 +141,9 @@ def decide(figures: GateFigures, config: GateConfig = GateConfig()) -> Decision:
         promoted=all(check.passed for check in checks),
         checks=checks,
         level=level,
-        p_value=statistics.sign_flip(means, alternative="greater") if len(means) > 1 else None,
-        gain=math.fsum(means) / len(means) if means else None,
-        detectable=statistics.detectable_gain(len(means), moments, level, config.power, config.min_gain)
+        p_value=judged.p_value,
+        gain=judged.gain,
+        detectable=statistics.detectable_gain(judged.groups, moments, level, config.power, config.min_gain)
         if moments is not None
         else None,
     )
@@ -164,24 +166,34 @@ def plan(
     return needed, statistics.detectable_gain(groups, moments, level, config.power, config.min_gain)
 
 
-def _superiority(paired: Paired, level: float, config: GateConfig, look: int) -> Check:
-    readings = {"as judged": _means(paired.judged), "missing verdicts against it": _means(paired.against)}
+class _Reading(NamedTuple):
+    """One way of counting the same pairs."""
+
+    groups: int
+    gain: float | None
+    """None: no pairs."""
+    p_value: float | None
+    """One-sided; None: fewer than two groups."""
+
+
+def _reading(differences: Differences) -> _Reading:
+    means = [math.fsum(values) / len(values) for values in _filled(differences)]
+    gain = math.fsum(means) / len(means) if means else None
+    p_value = statistics.sign_flip(means, alternative="greater") if len(means) > 1 else None
+    return _Reading(len(means), gain, p_value)
+
+
+def _superiority(judged: _Reading, against: _Reading, level: float, config: GateConfig, look: int) -> Check:
     needed = f"p <= {level:.2g} (look {look}) and a gain of at least {100 * config.min_gain:.1f} points"
     shown, passed = [], True
-    for words, means in readings.items():
-        if len(means) < 2:
-            return Check(name="superiority", passed=False, found=f"{len(means)} held-out groups", needed=needed)
-        gain, p_value = math.fsum(means) / len(means), statistics.sign_flip(means, alternative="greater")
+    for words, (_, gain, p_value) in {"as judged": judged, "missing verdicts against it": against}.items():
+        if gain is None or p_value is None:
+            return Check(name="superiority", passed=False, found=f"{judged.groups} held-out groups", needed=needed)
         passed &= p_value <= level and gain >= config.min_gain - 1e-12
         shown.append(f"{_points(gain)}, p = {p_value:.2g} {words}")
-    if paired.judged == paired.against:
-        shown = [f"{shown[0].removesuffix(' as judged')}, every pair judged"]
-    return Check(
-        name="superiority",
-        passed=passed,
-        found=f"{len(readings['as judged'])} groups: {'; '.join(shown)}",
-        needed=needed,
-    )
+    if judged == against:
+        shown = [shown[0]]
+    return Check(name="superiority", passed=passed, found=f"{judged.groups} groups: {'; '.join(shown)}", needed=needed)
 
 
 def _difference(changed: bool) -> Check:
@@ -192,7 +204,7 @@ def _difference(changed: bool) -> Check:
 def _no_worse(name: str, paired: Paired, config: GateConfig) -> Check:
     """Compare the worse of both readings with the margin."""
     confidence = 1 - 2 * config.alpha  # the lower end of a two-sided interval is a one-sided bound
-    bounds = [_interval(each, (-1.0, 1.0), confidence) for each in (paired.judged, paired.against)]
+    bounds = [statistics.clustered_mean(each, (-1.0, 1.0), confidence) for each in (paired.judged, paired.against)]
     lows = [bound.low for bound in bounds]
     needed = f"not more than {100 * config.margin:.1f} points lost, with {1 - config.alpha:.0%} confidence"
     if any(low is None for low in lows):
@@ -203,7 +215,7 @@ def _no_worse(name: str, paired: Paired, config: GateConfig) -> Check:
 
 
 def _loss(rises: Differences, config: GateConfig) -> Check:
-    bound = _interval(rises, (-math.inf, math.inf), 1 - 2 * config.alpha)
+    bound = statistics.clustered_mean(rises, (-math.inf, math.inf), 1 - 2 * config.alpha)
     needed = f"at most {config.loss_margin:.3f} nats a token more, with {1 - config.alpha:.0%} confidence"
     if bound.high is None or bound.rate is None:
         return Check(name="general loss", passed=False, found="too few texts to say", needed=needed)
@@ -212,23 +224,17 @@ def _loss(rises: Differences, config: GateConfig) -> Check:
 
 
 def _gap(rises: Differences, config: GateConfig) -> Check:
-    means = _means(rises)
-    rise = math.fsum(means) / len(means)
-    surely = len(means) > 1 and statistics.sign_flip(means, alternative="greater") <= config.alpha
+    _, rise, p_value = _reading(rises)
+    needed = f"a rise of at most {100 * config.gap_margin:.1f} points that chance explains"
+    if rise is None:
+        return Check(name="hidden guards", passed=False, found="no pairs to say", needed=needed)
+    surely = p_value is not None and p_value <= config.alpha
     return Check(
         name="hidden guards",
-        passed=rise <= config.gap_margin + 1e-12 and not (surely and rise > 0),
+        passed=rise <= config.gap_margin + 1e-12 and not surely,
         found=f"accepted by the visible guard alone: {_points(rise)}{', more than chance' if surely else ''}",
-        needed=f"a rise of at most {100 * config.gap_margin:.1f} points that chance explains",
+        needed=needed,
     )
-
-
-def _interval(groups: Differences, bounds: tuple[float, float], confidence: float) -> statistics.Estimate:
-    return statistics.clustered_mean(groups, bounds, confidence)
-
-
-def _means(groups: Mapping[str, Sequence[float]]) -> list[float]:
-    return [math.fsum(values) / len(values) for values in _filled(groups)]
 
 
 def _filled(groups: Mapping[str, Sequence[float]]) -> Iterator[Sequence[float]]:

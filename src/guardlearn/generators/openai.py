@@ -12,7 +12,6 @@ import asyncio
 import concurrent.futures
 import hashlib
 import importlib.util
-import itertools
 import json
 import threading
 import time
@@ -159,11 +158,12 @@ class OpenAIGenerator:
         async with line.slots:
             await self._check_offer(line, name)
             first = time.monotonic()
-            for number in itertools.count(1):
-                began = time.perf_counter()
+            number = 0
+            while True:
+                number, began = number + 1, time.perf_counter()
                 try:
                     completion = await self._try(line, name, request)
-                except Exception as error:
+                except Exception as error:  # sorted by `failure_of`; what is not the server's goes on
                     failure = failure_of(error, line.key)
                     if failure is None:
                         raise
@@ -172,7 +172,6 @@ class OpenAIGenerator:
                 line.answered_at, line.down = time.monotonic(), False
                 ended = time.perf_counter()
                 return generation_of(completion, self.sampling.stop, ended - began, ended - asked_at)
-        raise AssertionError("tries have no end of their own")
 
     async def _try(self, line: Connection, name: str, request: GenerationRequest) -> Completion:
         async with asyncio.timeout(self.settings.request_seconds):
@@ -260,7 +259,7 @@ class OpenAIGenerator:
             async with asyncio.timeout(30):
                 raw = await line.list_models()
             return sorted(str(model["id"]) for model in json.loads(raw.content)["data"])
-        except Exception as error:
+        except Exception as error:  # a server that lists nothing, or not in this form, lists no names
             if failure_of(error, line.key) is None and not isinstance(error, ValueError | KeyError | TypeError):
                 raise
             return []

@@ -57,7 +57,7 @@ def failure_of(error: BaseException, secret: str) -> Failure | None:
         return Failure(
             said=one_line(f"{status} {told}", secret),
             status=status,
-            again=(status in _AGAIN or status >= 500) and not spent,
+            again=status in _AGAIN or status >= 500,
             fatal=status in _FATAL or spent,
             retry_after=_retry_after(headers),
         )

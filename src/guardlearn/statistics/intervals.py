@@ -25,7 +25,7 @@ __all__ = [
 FEW = 5
 """Fewer groups than this off the most common value: the spread is not to be trusted (as in Cochran's rule of five)."""
 
-_DIGITS = 9
+DIGITS = 9
 """Decimals to which group means count as equal."""
 
 Groups = Mapping[Any, Sequence[float]]
@@ -123,7 +123,7 @@ def mean_interval(means: Sequence[float], bounds: tuple[float, float], confidenc
 
 def off_mode(values: Sequence[float]) -> int:
     """Return how many values are not the most common one."""
-    _, counts = np.unique(np.round(values, _DIGITS), return_counts=True)
+    _, counts = np.unique(np.round(values, DIGITS), return_counts=True)
     return len(values) - int(counts.max())
 
 

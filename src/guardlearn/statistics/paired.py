@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from guardlearn.statistics.intervals import FEW, Groups, group_bootstrap, mean_interval, off_mode
+from guardlearn.statistics.intervals import DIGITS, FEW, Groups, group_bootstrap, mean_interval, off_mode
 
 __all__ = [
     "Alternative",
@@ -28,9 +28,6 @@ Alternative = Literal["two-sided", "greater"]
 
 _LATTICE_LIMIT = 200_000
 """Sums the exact sign-flip test may enumerate; beyond, it samples."""
-
-_DIGITS = 9
-"""Decimals to which group means count as equal."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +100,7 @@ def sign_flip(
     seeded random flips, the observed one counted among them (Phipson & Smyth 2010, doi 10.2202/1544-6115.1585). On
     differences of -1, 0 and 1 it is the exact McNemar test.
     """
-    shares = [Fraction(value).limit_denominator(10_000) for value in means if abs(value) > 10**-_DIGITS]
+    shares = [Fraction(value).limit_denominator(10_000) for value in means if abs(value) > 10**-DIGITS]
     if not shares:
         return 1.0
     denominator = math.lcm(*(share.denominator for share in shares))
