@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from guardlearn.dag import ArtifactDAG, checkpoints, imports
+from guardlearn.dag import ArtifactDAG, checkpoints, imports, rounds
 from guardlearn.dag.tables import metadata
 from guardlearn.errors import GuardlearnError
 from guardlearn.types import ArtifactStatus, RepositoryItem, Specification
@@ -57,6 +57,8 @@ def fill(path: Path, items: int = 240) -> None:
             checkpoints.append(connection, "me", {"item-0003": b"x"}, about)
             report = imports.ImportReport(read=5, new=5, unchanged=0, faults=["odd"], unknown={})
             imports.record(connection, "a store", report)
+            rounds.append(connection, "me", 1, rounds.State.PLANNED, {"traces": 1})
+            rounds.promote(connection, "me", action="promote", adapter="out/1", adapter_digest="d1", actor="me", reason="")
         assert dag.verify().problems == []
 
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from databases import Files, Place, Server
-from guardlearn.dag import ArtifactDAG, checkpoints, imports
+from guardlearn.dag import ArtifactDAG, checkpoints, imports, rounds
 from guardlearn.dag.tables import bodies, head, metadata
 from guardlearn.predicates import item, redacted
 from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem
@@ -37,7 +37,7 @@ def attempt(item_id: str, parent: str | None, state: str, **fields) -> Repositor
 
 @pytest.fixture(scope="module")
 def template(databases: Files | Server) -> Iterator[Place]:
-    """ℛ with chains, a missing parent, a stored history, events, pins, readings, checkpoints and an import."""
+    """ℛ with chains, a missing parent, a stored history, events, pins, readings, checkpoints, rounds and an import."""
     seen = (FeedbackEntry(artifact=SECRET, feedback="no", item_id="a1"),)
     with databases.installed() as place:
         fill(place, seen)
@@ -64,10 +64,23 @@ def fill(place: Place, seen: tuple[FeedbackEntry, ...]) -> None:
         with dag.writing() as connection:
             checkpoints.append(connection, "me", {"a3": b"x"}, about | {"traces_processed": 1})
             checkpoints.append(connection, "me", {"c1": b"y"}, about | {"traces_processed": 2})
+            learned(connection)
             imports.record(
                 connection, "a store", imports.ImportReport(read=5, new=5, unchanged=0, faults=[], unknown={})
             )
         assert dag.verify().problems == []
+
+
+def learned(connection: sa.Connection) -> None:
+    """A round that was promoted, and one that was refused."""
+    for state in ("planned", "extracted", "trained", "measured", "promoted"):
+        rounds.append(connection, "me", 1, rounds.State(state), {"of": state})
+    rounds.promote(
+        connection, "me", action="promote", adapter="out/1", adapter_digest="d1", actor="me", reason="", round_=1
+    )
+    rounds.append(connection, "me", 2, rounds.State.PLANNED, {})
+    rounds.append(connection, "me", 2, rounds.State.REFUSED, {"why": "nothing new"})
+    rounds.promote(connection, "me", action="rollback", adapter="", adapter_digest="", actor="me", reason="slow")
 
 
 @pytest.fixture
@@ -81,7 +94,9 @@ def problems(place: Place) -> list[str]:
         return dag.verify().problems
 
 
-IMMUTABLE = "items events bodies texts specifications pinned_groups readings checkpoints trained imports meta".split()
+IMMUTABLE = (
+    "items events bodies texts specifications pinned_groups readings checkpoints trained rounds promotions imports meta"
+).split()
 
 
 @pytest.mark.parametrize("name", IMMUTABLE)
@@ -104,7 +119,7 @@ def test_the_database_refuses_every_change(filled: Place, name: str) -> None:
                 sa.update(table).prefix_with("OR REPLACE").values(changed),
                 sa.insert(table).prefix_with("OR REPLACE").values(first),
             ]
-            if name in ("items", "texts"):  # a second unique key must not open the back door
+            if name in ("items", "texts", "rounds"):  # a second unique key must not open the back door
                 again = first | {column.name: 10_000 for column in table.primary_key}
                 statements.append(sa.insert(table).prefix_with("OR REPLACE").values(again))
         else:

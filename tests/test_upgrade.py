@@ -1,7 +1,7 @@
-"""`upgrade`: what versions 1 and 2 made (tests/data/schema) becomes a repository of this version, or stays as it was.
+"""`upgrade`: what versions 1 to 3 made (tests/data/schema) becomes a repository of this version, or stays as it was.
 
 The files hold one ℛ as guardlearn of that time wrote it: a chain, a missing parent, a stored history, NUL and a lone
-surrogate, a review, a late verdict, a pin, a reading, and from version 2 on a checkpoint.
+surrogate, a review, a late verdict, a pin, a reading, from version 2 on a checkpoint, from version 3 on an import.
 """
 
 import json
@@ -80,7 +80,7 @@ def test_an_upgrade_keeps_everything_and_goes_on(old: Path) -> None:
         assert found["b1"].facts.broken and found["a3"].metadata == {"k": 1}
         assert [item.id for item in dag.provenance("a3")] == ["a1", "a2", "a3"]
         assert [reading.purpose for reading in dag.readings()] == ["demo"]
-        assert dag.imports() == []
+        assert [record.source for record in dag.imports()] == (["a store"] if before >= 3 else [])
         assert dag.verify().problems == []
         dag.append(RepositoryItem(id="gone", artifact="late", specification="spec b", group="b", status="pending"))
         dag.append_event("gone", "status", value="rejected")
@@ -211,14 +211,15 @@ def test_a_newer_or_foreign_one_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_both_databases_upgrade_in_one_transaction(installed: Place) -> None:
-    """An empty ℛ, wound back to version 2: without `imports`, its head, and with version 2's first heads."""
+    """An empty ℛ, wound back to version 2: without later tables and their heads, and with version 2's first heads."""
     start = bytes.fromhex(digest_json({"format": "guardlearn", "schema_version": "2", "side_salt": "guardlearn"}))
     with installed.without_triggers() as connection:
         connection.execute(sa.text("UPDATE meta SET value = '2' WHERE name = 'schema_version'"))
         connection.execute(sa.text("UPDATE head SET digest = :start WHERE name <> 'sides'"), {"start": start})
-        connection.execute(sa.text("DELETE FROM head WHERE name = 'imports'"))
+        connection.execute(sa.text("DELETE FROM head WHERE name IN ('imports', 'rounds', 'promotions')"))
     with installed.behind() as connection:
-        connection.execute(sa.text("DROP TABLE imports"))
+        for table in ("imports", "rounds", "promotions"):
+            connection.execute(sa.text(f"DROP TABLE {table}"))
     with pytest.raises(RepositoryError, match=r"has schema version 2.*guardlearn upgrade"):
         ArtifactDAG.load(installed.target)
     report = upgrade(installed.target)

@@ -3,8 +3,8 @@
 Two immutable tables share one `seq`, the commit order: `items` (what was attempted) and `events` (what became known
 later). `bodies` holds the long texts of an item, `texts` each Ψ and Ω once. `specifications` holds the side of every Ψ,
 `pinned_groups` the sides that were chosen by hand. `readings` notes each time held-out specifications were read,
-`checkpoints` and `trained` what was trained into which adapter, `imports` what each import read. All of these
-only grow (`triggers.py`). `facts` and `waiting` are derived, may change, and can be rebuilt at any time; `head` holds
+`checkpoints` and `trained` what was trained into which adapter, `rounds` how far each round came, `promotions` which
+adapter is live, `imports` what each import read. All of these only grow (`triggers.py`). `facts` and `waiting` are derived, may change, and can be rebuilt at any time; `head` holds
 the running digests that show a deleted last row.
 
 Definitions 2, 5, 10, 11. Names are text without NUL and lone surrogates; long texts are UTF-8 bytes with
@@ -28,14 +28,16 @@ __all__ = [
     "meta",
     "metadata",
     "pinned_groups",
+    "promotions",
     "readings",
+    "rounds",
     "specifications",
     "texts",
     "trained",
     "waiting",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 
@@ -210,6 +212,36 @@ trained = Table(
     Index("trained_content", "learner", "content"),
 )
 
+rounds = Table(
+    "rounds",  # one row a step of a round; that a round has each step once is the fence between two loops
+    metadata,
+    _key("number"),
+    _name("learner"),
+    _whole("round"),  # from 1, by learner
+    _whole("step"),  # 1 planned, 2 extracted, 3 trained, 4 measured, 5 promoted or refused
+    _name("state"),
+    _bytes("details"),  # JSON: what the step left
+    _whole("created_at"),
+    _bytes("digest"),
+    Index("rounds_step", "learner", "round", "step", unique=True),
+)
+
+promotions = Table(
+    "promotions",  # which adapter is live: a learner's last row holds
+    metadata,
+    _key("number"),
+    _name("learner"),
+    _whole("round"),  # 0: by hand
+    _name("action"),  # promote | rollback
+    _name("adapter"),  # its folder; "" for the bare base
+    _name("adapter_digest"),
+    _name("actor"),
+    _name("reason"),
+    _whole("created_at"),
+    _bytes("digest"),
+    Index("promotions_learner", "learner", "number"),
+)
+
 imports = Table(
     "imports",
     metadata,
@@ -228,12 +260,14 @@ meta = Table(
 )
 
 head = Table(
-    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints", "imports"
+    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints", …
     metadata,
     Column("name", _Name, primary_key=True),
     _whole("seq"),
     _bytes("digest"),
 )
 
-IMMUTABLE = (items, events, texts, readings, checkpoints, trained, imports, meta, pinned_groups)
+IMMUTABLE = (
+    items, events, texts, readings, checkpoints, trained, rounds, promotions, imports, meta, pinned_groups,
+)  # fmt: skip
 """Tables that refuse every change; `bodies` and `specifications` refuse all but one each (see `triggers.py`)."""

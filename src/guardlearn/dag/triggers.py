@@ -26,6 +26,8 @@ _UNIQUE = {
     "readings": ("number",),
     "checkpoints": ("number",),
     "trained": ("learner seq",),
+    "rounds": ("number", "learner round step"),
+    "promotions": ("number",),
     "imports": ("number",),
     "meta": ("name",),
 }

@@ -25,6 +25,7 @@ from guardlearn.dag.imports import import_digest
 from guardlearn.dag.paging import rows, rows_by_size
 from guardlearn.dag.redaction import SEEN_ONLY
 from guardlearn.dag.registration import reading_digest
+from guardlearn.dag.rounds import promotion_digest, step_digest
 from guardlearn.dag.rows import body_digest, digest_of, event_digest, item_digest, seen_digest
 from guardlearn.dag.sides_check import check_clusters, check_index
 from guardlearn.dag.structure_check import check_structure
@@ -36,7 +37,9 @@ from guardlearn.dag.tables import (
     imports,
     items,
     pinned_groups,
+    promotions,
     readings,
+    rounds,
     specifications,
     texts,
     trained,
@@ -96,6 +99,8 @@ def verify(connection: Connection, on_progress: OnProgress | None = None) -> Ver
         "near-duplicates": lambda: check_index(connection),
         "readings": lambda: _readings(connection),
         "checkpoints": lambda: _checkpoints(connection),
+        "rounds": lambda: _numbered(connection, rounds, step_digest),
+        "promotions": lambda: _numbered(connection, promotions, promotion_digest),
         "imports": lambda: _numbered(connection, imports, import_digest),
     }
     for name, check in checks.items():
