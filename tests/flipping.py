@@ -58,7 +58,9 @@ def fill(path: Path, items: int = 240) -> None:
             report = imports.ImportReport(read=5, new=5, unchanged=0, faults=["odd"], unknown={})
             imports.record(connection, "a store", report)
             rounds.append(connection, "me", 1, rounds.State.PLANNED, {"traces": 1})
-            rounds.promote(connection, "me", action="promote", adapter="out/1", adapter_digest="d1", actor="me", reason="")
+            rounds.promote(
+                connection, "me", action="promote", adapter="out/1", adapter_digest="d1", actor="me", reason=""
+            )
         assert dag.verify().problems == []
 
 

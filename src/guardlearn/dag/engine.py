@@ -57,6 +57,10 @@ class Backend(Protocol):
         """Make what was blanked disappear from logs that the database keeps beside its tables."""
         ...
 
+    def lease(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        """Yield whether this process holds the lease `name` now; nobody else gets it until then, or until it dies."""
+        ...
+
 
 class Database:
     """Engines for one database; `target` is a path or a SQLAlchemy URL."""
@@ -101,6 +105,16 @@ class Database:
             self._writer = self._backend.writer()
         with self._translated(), self._writer.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        """Hold what only one process may hold at a time, beside transactions; it goes when the process does."""
+        with self._translated(), self._backend.lease(name) as held:
+            if not held:
+                raise RepositoryError(
+                    f"another process holds {name} on {self.target}; wait for it, or end it: its lease ends with it"
+                )
+            yield
 
     def shrink_log(self, patience_seconds: float = 0.1) -> None:
         """Make what was blanked disappear from the database's log too; waits that long for readers."""

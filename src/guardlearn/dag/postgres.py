@@ -26,6 +26,9 @@ CONNECT_SECONDS = 10
 """How long connecting may take, unless the URL sets connect_timeout."""
 
 _LOCK = "SELECT pg_advisory_xact_lock(('x' || left(md5('guardlearn ' || current_schema()), 16))::bit(64)::bigint)"
+_LEASE = (
+    "SELECT pg_try_advisory_lock(('x' || left(md5('lease ' || current_schema() || ' ' || %s), 16))::bit(64)::bigint)"
+)
 _PATIENCE = "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'"
 """Where the URL's options set lock_timeout, that holds."""
 
@@ -112,6 +115,16 @@ class PostgresSchema:
 
     def shrink_log(self, writer: Engine, patience_seconds: float) -> None:
         """Do nothing: PostgreSQL's log is its server's, which recycles it."""
+
+    @contextlib.contextmanager
+    def lease(self, name: str) -> Iterator[bool]:
+        """Yield whether the server gave this session the lock; it takes it back when the connection ends."""
+        engine = self._engine(execution_options={"isolation_level": "AUTOCOMMIT"})
+        try:
+            with engine.connect() as connection:
+                yield bool(connection.exec_driver_sql(_LEASE, (name,)).scalar_one())
+        finally:
+            engine.dispose()
 
     def _tables(self) -> list[str]:
         engine = self.reader()

@@ -51,7 +51,9 @@ def install(database: Database, side_salt: str) -> None:
 def add_heads(connection: Connection) -> None:
     """Write the first head of whatever has none."""
     start = founding_digest(connection)
-    first = dict.fromkeys(("log", "readings", "checkpoints", "rounds", "promotions", "imports"), start) | {"sides": bytes(32)}
+    first = dict.fromkeys(("log", "readings", "checkpoints", "rounds", "promotions", "imports"), start) | {
+        "sides": bytes(32)
+    }
     present = set(connection.execute(sa.select(head.c.name)).scalars())
     missing = [{"name": name, "seq": 0, "digest": digest} for name, digest in first.items() if name not in present]
     if missing:

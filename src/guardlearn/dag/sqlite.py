@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import random
 import sqlite3
@@ -129,6 +130,27 @@ class SqliteFile:
             raw.invalidate()  # with its short patience it must not be used again
         else:
             raw.close()
+
+    @contextlib.contextmanager
+    def lease(self, name: str) -> Iterator[bool]:
+        """Yield whether the lock file beside the database is ours; the system drops its lock with the process."""
+        import filelock
+
+        short = hashlib.sha256(name.encode()).hexdigest()[:12]  # a name may hold what a file's cannot
+        lock = filelock.FileLock(f"{self._path}.{short}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise RepositoryError(
+                f"cannot lock {self.target}: its folder cannot be written ({error.strerror})"
+            ) from error
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def _publish(self, draft: Path) -> None:
         """Give a finished draft the file's name, unless somebody else's repository has it by now."""

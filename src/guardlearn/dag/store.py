@@ -50,8 +50,6 @@ class ArtifactDAG:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # -- opening and closing
-
     @classmethod
     def create(cls, target: str | os.PathLike[str], *, side_salt: str = "guardlearn") -> ArtifactDAG:
         """Create an empty repository and open it.
@@ -127,7 +125,13 @@ class ArtifactDAG:
         """Return one writing transaction, for stages that keep tables of their own in ℛ."""
         return self._database.writing()
 
-    # -- appending
+    def lease(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold what one process at a time may hold, until the end of the block or of the process, however it ends.
+
+        Raises:
+            RepositoryError: another process holds it.
+        """
+        return self._database.lease(name)
 
     def append(self, item: RepositoryItem) -> int:
         """Store one item; returns its seq. An item stored already, with the same content, changes nothing.
@@ -194,8 +198,6 @@ class ArtifactDAG:
         """Derive every item's facts again from items and events; returns the number of items."""
         with self._database.writing() as connection:
             return derived.rebuild(connection)
-
-    # -- reading
 
     def get_item(self, item_id: str) -> RepositoryItem:
         """Return one item with its facts, side and history.
@@ -324,8 +326,6 @@ class ArtifactDAG:
         with self.reading() as connection:
             return verify(connection, on_progress)
 
-    # -- sides
-
     def register(self, given: Iterable[Specification]) -> int:
         """Give specifications their sides before anything is attempted; returns how many were new.
 
@@ -380,8 +380,6 @@ class ArtifactDAG:
         """Return the report of every import, the first one first."""
         with self.reading() as connection:
             return imports.read(connection)
-
-    # -- helpers
 
     @contextlib.contextmanager
     def _appending(self) -> Iterator[Appender]:

@@ -260,7 +260,7 @@ meta = Table(
 )
 
 head = Table(
-    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints", …
+    "head",  # one row each for "log" (items and events), "sides", "readings", "checkpoints", "rounds", …
     metadata,
     Column("name", _Name, primary_key=True),
     _whole("seq"),
