@@ -141,7 +141,7 @@ def test_the_last_promotion_is_live(installed: Place) -> None:
 
 def test_what_cannot_be_stored_is_refused(installed: Place) -> None:
     for learner in ("", "a\0b", "\ud800"):
-        with pytest.raises(UsageError, match="learner .* cannot be stored"):
+        with pytest.raises(UsageError, match=r"learner .* cannot be stored"):
             step(installed, 1, "planned", learner=learner)
     with pytest.raises(UsageError, match="action is 'demote'"):
         promote(installed, "aa", "demote")

@@ -121,7 +121,7 @@ def append(connection: Connection, learner: str, round_: int, state: State, deta
 def read(
     connection: Connection, learner: str | None = None, round_: int | None = None, *, last: bool = False
 ) -> list[RoundStep]:
-    """Return the steps of a learner or of all, of one round or of all, the first one first; `last`: the newest alone."""
+    """Return the steps of a learner or of all, of one round or of all, oldest first; with `last`, the newest alone."""
     query = sa.select(rounds)
     if learner is not None:
         query = query.where(rounds.c.learner == learner)

@@ -4,8 +4,8 @@ Two immutable tables share one `seq`, the commit order: `items` (what was attemp
 later). `bodies` holds the long texts of an item, `texts` each Ψ and Ω once. `specifications` holds the side of every Ψ,
 `pinned_groups` the sides that were chosen by hand. `readings` notes each time held-out specifications were read,
 `checkpoints` and `trained` what was trained into which adapter, `rounds` how far each round came, `promotions` which
-adapter is live, `imports` what each import read. All of these only grow (`triggers.py`). `facts` and `waiting` are derived, may change, and can be rebuilt at any time; `head` holds
-the running digests that show a deleted last row.
+adapter is live, `imports` what each import read. All of these only grow (`triggers.py`). `facts` and `waiting` are
+derived, may change, and can be rebuilt at any time; `head` holds the running digests that show a deleted last row.
 
 Definitions 2, 5, 10, 11. Names are text without NUL and lone surrogates; long texts are UTF-8 bytes with
 `surrogatepass`, because SQLite's text refuses lone surrogates and PostgreSQL's refuses NUL.
