@@ -208,19 +208,43 @@ def _rounds(entry: dict[str, Any]) -> str:
 
 
 def _linear(records: dict[str, Any], sizes: list[str]) -> list[str]:
-    """Return how the time of one extraction grows from size to size."""
+    """Return how the time of an extraction and of an import grows from size to size, beside the bare loops' growth.
+
+    Sizes that were measured in one run ("scaling") are compared within it: the machine's pace differs between runs.
+    """
     said = []
+    together = records.get("scaling", {})
     for small, large in itertools.pairwise(sizes):
-        times = []
-        for size in (small, large):
-            of = _records(records["sizes"][size], "extract", "guardlearn")
-            times.append(statistics.median(each["again"]["cpu_seconds"] for each in of) if of else 0)
-        if all(times):
+        within = together if {small, large} <= set(together) else records["sizes"]
+        grown = [
+            f"{words} {_growth(within, small, large, case, side):.1f}"
+            for words, case, side in _SCALED
+            if _records(within[small], case, side) and _records(within[large], case, side)
+        ]
+        if grown:
+            where = ", in one run" if within is together else ""
             said.append(
-                f"From {int(small):,} to {int(large):,} attempts, {int(large) // int(small)} times as many, "
-                f"an extraction takes {times[1] / times[0]:.1f} times the processor time."
+                f"From {int(small):,} to {int(large):,} attempts, {int(large) // int(small)} times as many{where}, "
+                f"the processor time grows by these factors: {'; '.join(grown)}."
             )
     return said
+
+
+_SCALED = (
+    ("an extraction", "extract", "guardlearn"),
+    ("the bare loop's", "extract", "bare"),
+    ("an import", "import_folder", "guardlearn"),
+    ("the bare loop's", "import_folder", "bare"),
+)
+
+
+def _growth(entries: dict[str, Any], small: str, large: str, case: str, side: str) -> float:
+    key = "process_cpu_seconds" if case == "import_folder" else "cpu_seconds"
+    times = [
+        _median([each.get("again", each) for each in _records(entries[size], case, side)], key)
+        for size in (small, large)
+    ]
+    return times[1] / times[0]
 
 
 def _records(entry: dict[str, Any], case: str, side: str) -> Records:
