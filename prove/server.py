@@ -23,8 +23,8 @@ from guardlearn.dag import ArtifactDAG
 from guardlearn.demo import demo_model, specifications
 
 SPECS = 8
-R_MAX = 2
-TOKENS = 32
+R_MAX = 3
+TOKENS = 96
 KEY = "sk-proof-1618033988749894"
 
 
