@@ -8,6 +8,7 @@ notes what was acknowledged, each line flushed to disk, and what it is about to 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -36,9 +37,10 @@ from guardlearn.types import ArtifactStatus, RepositoryItem
 class Nursery:
     """Forks processes that write, and kills them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        """Start it; it imports `modules` beside its own."""
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def run(
@@ -73,8 +75,8 @@ class Nursery:
 
 
 @contextlib.contextmanager
-def nursery() -> Iterator[Nursery]:
-    with contextlib.closing(Nursery()) as made:
+def nursery(*modules: str) -> Iterator[Nursery]:
+    with contextlib.closing(Nursery(*modules)) as made:
         yield made
 
 
@@ -89,6 +91,8 @@ def serve() -> None:
     from guardlearn.dag.importers import atomicguard, log, repository  # noqa: F401
     from guardlearn.generators import server  # noqa: F401
 
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
     with contextlib.suppress(ImportError):
         import pydantic.type_adapter  # noqa: F401 - the command line takes it where it is installed
 
@@ -248,7 +252,13 @@ def run_command(said: str, *arguments: str) -> None:
             raise
 
 
-WORK = {"write": write, "command": run_command}
+def run_command_in(folder: str, said: str, *arguments: str) -> None:
+    """Be `guardlearn`, called in a folder."""
+    os.chdir(folder)
+    run_command(said, *arguments)
+
+
+WORK = {"write": write, "command": run_command, "command_in": run_command_in}
 MAPPING = "spec=task,artifact=answer,accepted=passed,feedback=error,chain=session,time=at,group=task"
 
 

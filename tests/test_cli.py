@@ -167,8 +167,8 @@ def test_specification_files_are_checked(tmp_path):
 
 def test_every_command_has_help():
     listed = guardlearn("--help").stdout
-    names = "demo doctor collect import stats show verify backup upgrade redact extract train evaluate run export"
-    for name in names.split():
+    names = "demo init doctor collect amend audit import stats show verify backup upgrade redact extract train evaluate"
+    for name in f"{names} compare run loop adapters why impact export".split():
         assert name in listed
         done = guardlearn(name, "--help")
         assert done.returncode == 0 and "--json" in done.stdout

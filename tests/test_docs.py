@@ -108,7 +108,8 @@ def test_every_command_shown_exists_with_its_options(page):
     for line in re.findall(r"^(?:\$ )?guardlearn (.+)", "".join(blocks), re.MULTILINE):
         name, *words = line.split()
         assert name in commands or name == "--help", line
-        known = {option for each in commands[name].params for option in (*each.opts, *each.secondary_opts)}
+        asked = [commands[name], *getattr(commands[name], "commands", {}).values()]
+        known = {option for each in asked for one in each.params for option in (*one.opts, *one.secondary_opts)}
         for option in re.findall(r"(?<=\s)--[a-z-]+", re.sub(r"'[^']*'", "", " ".join(["", *words]))):
             assert option in known, line
 

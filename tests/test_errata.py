@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from guardlearn import (
@@ -41,6 +42,7 @@ from guardlearn import (
     train_on_traces,
 )
 from guardlearn.errors import NoTracesError, UsageError
+from guardlearn.gate import GateFigures, Paired, decide
 from guardlearn.predicates import POLICIES
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -312,6 +314,20 @@ def test_erratum_38_the_order_of_rows_is_seeded(trained):
     rows = [guide_row(f"x = {number}", number=number) for number in range(6)]
     orders = [[step.rows for step in trained(rows, max_steps=3, seed=seed)[0]] for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_erratum_40_forgetting_is_measured_and_can_refuse():
+    """A candidate that gains where it was trained is refused for what it lost elsewhere, each loss by itself."""
+    gain = {f"g{number}": [1.0] for number in range(20)}
+    same, lost = ({f"g{number}": [step] for number in range(80)} for step in (0.0, -1.0))  # 20 could not say so
+    held_out = Paired(judged=gain, against=gain)
+    fine = GateFigures(held_out=held_out, look=1, changed=True, regressions={"sql": Paired(judged=same, against=same)})
+    assert decide(fine).promoted
+    for change in (
+        {"regressions": {"sql": Paired(judged=lost, against=lost)}},
+        {"general_loss": {f"t{number}": [0.3] for number in range(20)}},
+    ):
+        assert not decide(msgspec.structs.replace(fine, **change)).promoted
 
 
 def test_erratum_53_data_is_looked_for_before_any_model(dag, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardlearn import statistics
@@ -95,6 +95,22 @@ def test_a_rising_loss_on_general_text_refuses():
     assert failed(decide(figures(GAIN, general_loss={"t": [0.0]}))) == ["general loss"]
 
 
+def test_divergence_from_the_base_refuses_only_where_a_bound_asks_for_it():
+    near = {f"p{n}": [0.1 + 0.01 * n] for n in range(8)}
+    assert decide(figures(GAIN, kl=near)).promoted
+    assert [check.name for check in decide(figures(GAIN, kl=near)).checks] == ["superiority", "difference"]
+    assert decide(figures(GAIN, kl=near), GateConfig(kl_margin=0.2)).promoted
+    assert failed(decide(figures(GAIN, kl=near), GateConfig(kl_margin=0.14))) == ["divergence"]  # mean 0.135
+    unmeasured = decide(figures(GAIN), GateConfig(kl_margin=9.0))
+    assert failed(unmeasured) == ["divergence"]
+    assert "not measured" in unmeasured.reason
+    assert "too few prompts" in decide(figures(GAIN, kl={"p": [0.0]}), GateConfig(kl_margin=9.0)).reason
+
+
+def test_that_nothing_changed_is_the_reason_given():
+    assert decide(figures(paired([]), changed=False)).reason.startswith("refused by difference: every answer")
+
+
 def test_guard_gaming_refuses():
     gaming = {f"g{n}": [1.0, 0.0] for n in range(10)}
     assert failed(decide(figures(GAIN, guard_gap=gaming))) == ["hidden guards"]
@@ -116,7 +132,16 @@ def test_nothing_measured_is_refused_in_words():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"alpha": 0.5}, {"alpha": 0.0}, {"power": 1.0}, {"min_gain": -0.1}, {"margin": 0.0}, {"gap_margin": 2.0}]
+    "wrong",
+    [
+        {"alpha": 0.5},
+        {"alpha": 0.0},
+        {"power": 1.0},
+        {"min_gain": -0.1},
+        {"margin": 0.0},
+        {"kl_margin": 0.0},
+        {"gap_margin": 2.0},
+    ],
 )
 def test_settings_outside_their_range_are_refused(wrong):
     with pytest.raises(UsageError, match=f"the gate's {next(iter(wrong))} is .*; allowed: "):
@@ -127,6 +152,7 @@ OUTCOMES = st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_
 
 
 @given(OUTCOMES, st.integers(1, 5), st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_the_decision_depends_on_neither_names_nor_order(groups, look, order):
     decision = decide(figures(paired(groups), look=look))
     shuffled = order.sample(groups, len(groups))
@@ -136,6 +162,7 @@ def test_the_decision_depends_on_neither_names_nor_order(groups, look, order):
 
 
 @given(OUTCOMES)
+@settings(deadline=None)
 def test_a_loss_in_the_mean_is_never_promoted(groups):
     decision = decide(figures(paired(groups)), GateConfig(min_gain=0.0))
     if decision.promoted:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from guardlearn.digests import digest_text
+from guardlearn.digests import digest_file, digest_text
 from guardlearn.errors import JobError, ModelError, NoTracesError, UsageError
 from guardlearn.jobs import TrainingConfig, run_job, write_job
 from guardlearn.training.settings import read_job
@@ -25,6 +25,15 @@ def test_the_same_extraction_gives_the_same_bytes(tiny_model, tmp_path):
     assert set(contents(first)) == set(FILES)
     assert not any(str(tmp_path).encode() in data for data in contents(first).values())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "deep"]
+
+
+def test_what_training_reads_is_what_it_has_always_been(tiny_model, tmp_path):
+    written = {name: digest_file(sample_job(tmp_path / "job", tiny_model) / name)[:16] for name in FILES[:3]}
+    assert written == {
+        "job.toml": "464827904444f125",
+        "train.jsonl": "cc0755c5355bcd70",
+        "validation.jsonl": "5240f0c5f4544995",
+    }
 
 
 def test_writing_the_same_job_again_changes_nothing_and_keeps_what_training_left(tiny_model, tmp_path):
@@ -98,7 +107,7 @@ def test_unknown_settings_and_formats_are_refused(tiny_model, tmp_path):
     with pytest.raises(JobError, match="warp_speed"):
         read_job(job)
     (job / "manifest.json").write_text('{"format": 99}', encoding="utf-8")
-    with pytest.raises(JobError, match="format 99, this trainer reads 2"):
+    with pytest.raises(JobError, match="format 99, this trainer reads 2 and 3"):
         read_job(job)
 
 

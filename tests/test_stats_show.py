@@ -81,10 +81,10 @@ def as_json(*arguments: object) -> Any:
 # -- figures by axis
 
 
-def naive(paths: list[list[RepositoryItem]], by: str | None, predicate: Predicate) -> dict[tuple[str, str], Any]:
+def naive(paths: list[list[RepositoryItem]], by: str | None, predicate: Predicate) -> dict[tuple[str, str, str], Any]:
     """Every figure of every row, counted one item at a time from the path to each."""
     heirs = {item.parent_id for *before, item in paths if before}
-    rows: dict[tuple[str, str], Any] = defaultdict(lambda: {"own": Counter(), "chains": 0, "tried": []})
+    rows: dict[tuple[str, str, str], Any] = defaultdict(lambda: {"own": Counter(), "chains": 0, "tried": []})
     for *before, item in paths:
         if not predicate.matches(item):
             continue
@@ -108,12 +108,18 @@ def naive(paths: list[list[RepositoryItem]], by: str | None, predicate: Predicat
     return rows
 
 
-def key(by: str | None, item: RepositoryItem) -> tuple[str, str]:
-    if by == "week":
-        day = item.created_at.date()
-        return (day - timedelta(days=day.weekday())).isoformat(), ""
-    found = {"action_pair": (item.action_pair_id, ""), "source": (item.source.value, ""), None: ("", "")}
-    return (item.guard, item.guard_version) if by == "guard" else found[by]
+def key(by: str | None, item: RepositoryItem) -> tuple[str, str, str]:
+    day = item.created_at.date()
+    week = (day - timedelta(days=day.weekday())).isoformat()
+    return {
+        None: ("", "", ""),
+        "action_pair": (item.action_pair_id, "", ""),
+        "source": (item.source.value, "", ""),
+        "guard": (item.guard, item.guard_version, ""),
+        "week": (week, "", ""),
+        "adapter": (item.adapter, "", ""),
+        "adapter,week": (item.adapter, "", week),
+    }[by]
 
 
 def kaplan_meier(tried: list[tuple[int, bool, bool]]) -> tuple[float, float] | None:
@@ -169,6 +175,7 @@ def linked(draw: st.DrawFn) -> list[Any]:
                 action_pair_id=draw(st.sampled_from(["a", "b"])),
                 guard=draw(st.sampled_from(["", "g"])),
                 guard_version=draw(st.sampled_from(["1", "2"])),
+                adapter=draw(st.sampled_from(["", "a1"])),
                 created_at=MONDAY + timedelta(hours=draw(st.sampled_from([-300, -1, 0, 1, 167, 168]))),
             )
         )
@@ -186,7 +193,7 @@ def test_rows_are_what_a_count_of_single_items_gives(
                 rows, expected = dag.breakdown(by, chosen), naive(paths, by, chosen)
                 assert len(rows) == len(expected)
                 for row in rows:
-                    check_row(row, expected[row.value, row.guard_version])
+                    check_row(row, expected[row.value, row.guard_version, row.week])
 
 
 @law(linked(), examples=EXAMPLES)
@@ -313,7 +320,9 @@ def test_weeks_begin_on_monday_in_utc(book: Notebook) -> None:
 
 
 def test_an_unknown_axis_names_the_known_ones(book: Notebook) -> None:
-    with pytest.raises(UsageError, match="'colour'; allowed are: action_pair, source, guard, week"):
+    with pytest.raises(
+        UsageError, match="'colour'; allowed are: action_pair; source; guard; week; adapter; adapter,week"
+    ):
         book.dag.breakdown("colour")
 
 
@@ -437,7 +446,7 @@ def test_stats_shows_every_axis_and_says_what_it_leaves_out(book: Notebook, path
         )  # fmt: skip
     found = as_json("stats", path)
     assert {axis: len(rows) for axis, rows in found["breakdown"].items()} == {
-        "action_pair": 9, "source": 1, "guard": 2, "week": 9
+        "action_pair": 9, "source": 1, "guard": 2, "week": 9, "adapter": 1
     }  # fmt: skip
     assert found["by_action_pair"] == {f"ap{number}": 2 for number in range(9)}
     assert (found["expected_attempts"], found["expected_retries"], found["by_source"]) == (2.0, 1.0, {"generator": 18})
@@ -476,7 +485,7 @@ def test_stats_shows_progress_only_when_it_takes_long(
     assert CliRunner().invoke(app, command).stderr == ""
     monkeypatch.setattr("guardlearn.cli.stats._QUIET_SECONDS", -1)
     done = CliRunner().invoke(app, command)
-    assert "stats: 4/4" in done.stderr or "stats: 1/4" in done.stderr
+    assert "stats: 5/5" in done.stderr or "stats: 1/5" in done.stderr
     assert json.loads(done.stdout)["selection"]["selected"] == 1
 
 

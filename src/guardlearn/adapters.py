@@ -15,7 +15,17 @@ from guardlearn.digests import digest_file
 from guardlearn.errors import ModelError
 from guardlearn.training.saving import ADAPTER_CONFIG, MANIFEST, WEIGHTS, manifest_in, placed
 
-__all__ = ["MANIFEST", "WEIGHTS", "adapter_digest", "manifest_in", "publish", "read_manifest"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "MANIFEST",
+    "WEIGHTS",
+    "adapter_digest",
+    "config_digest",
+    "manifest_in",
+    "publish",
+    "read_manifest",
+    "read_published",
+]
 
 
 def publish(job: Path, to: Path) -> Path:
@@ -45,6 +55,30 @@ def read_manifest(adapter: Path) -> dict[str, Any] | None:
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{adapter} is no adapter folder (no {ADAPTER_CONFIG}); train one or name another")
     return manifest_in(adapter)
+
+
+def read_published(adapter: Path) -> dict[str, Any]:
+    """Return all that stands beside an adapter: `manifest`, and `result`, the training's own account; {} for nothing.
+
+    Raises:
+        ModelError: no adapter there, or what stands beside it is unreadable.
+    """
+    if read_manifest(adapter) is None:
+        return {}
+    published: dict[str, Any] = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))
+    return published
+
+
+def config_digest(adapter: Path) -> str:
+    """Return the SHA-256 of an adapter's configuration: rank and scale decide as much as the weights do.
+
+    Raises:
+        ModelError: no adapter there.
+    """
+    config = adapter / ADAPTER_CONFIG
+    if not config.is_file():
+        raise ModelError(f"{adapter} is no adapter folder (no {ADAPTER_CONFIG}); train one or name another")
+    return digest_file(config)
 
 
 def adapter_digest(adapter: Path) -> str:

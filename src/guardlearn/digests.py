@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["digest_bytes", "digest_file", "digest_files", "digest_json", "digest_model", "digest_text"]
+__all__ = [
+    "digest_adapter",
+    "digest_bytes",
+    "digest_file",
+    "digest_files",
+    "digest_json",
+    "digest_model",
+    "digest_text",
+]
 
 
 def digest_bytes(data: bytes) -> str:
@@ -43,3 +51,8 @@ def digest_files(folder: Path, *patterns: str) -> str:
 def digest_model(folder: Path) -> str:
     """Return the digest of a model folder's configuration and weights, by which manifests name a base model."""
     return digest_files(folder, "config.json", "*.safetensors", "pytorch_model*.bin")
+
+
+def digest_adapter(folder: Path) -> str:
+    """Return the digest of an adapter folder's weights, by which manifests name a parent; OSError without any."""
+    return digest_file(folder / "adapter_model.safetensors")

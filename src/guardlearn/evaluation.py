@@ -1,8 +1,9 @@
 """Evaluation: Definition 7's loop for base and candidate on the same specifications, paired, resumable.
 
 Base and candidate answer with the same noise (keyed by seed, specification, sample and attempt), so a pair differs only
-by the adapter. Every attempt is appended to `attempts.jsonl` as it is judged; its first line names the plan, so that a
-killed run continues and another plan never mixes in. What comes out is `guardlearn.evidence.Evidence`.
+by the adapter. On the base's side may be another adapter, which is to be beaten. Every attempt is appended to
+`attempts.jsonl` as it is judged; its first line names the plan, so that a killed run continues and another plan never
+mixes in. What comes out is `guardlearn.evidence.Evidence`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from guardlearn.prompts import PromptConfig, Renderer
 from guardlearn.training.saving import versions
 from guardlearn.types import FeedbackEntry, Generation, Generator, Guard, OnProgress, Specification, Verdict
 
-__all__ = ["Evidence", "check_leakage", "evaluate"]
+__all__ = ["Evidence", "check_leakage", "evaluate", "read_attempts"]
 
 LOG = "attempts.jsonl"
 _FORMAT = 1
@@ -41,6 +42,7 @@ def evaluate(
     adapter: str | Path | None,
     renderer: Renderer,
     folder: Path,
+    against: str | Path | None = None,
     r_max: int = 4,
     samples: int = 1,
     seed: int = 0,
@@ -59,6 +61,7 @@ def evaluate(
         adapter: candidate's adapter folder; for a server its name there, or NAME=FOLDER; None measures the base alone.
         renderer: must be the one the candidate was trained with.
         folder: gets `attempts.jsonl`; made if missing.
+        against: adapter that answers as the base, named as `adapter` is; None: the bare base.
         r_max: R_max, the first attempt included.
         samples: chains per specification.
         seed: of the noise that base and candidate share.
@@ -68,23 +71,28 @@ def evaluate(
         engine: where generator and guard run; None: threads of this process.
 
     Raises:
-        UsageError: no specifications, or the folder holds an evaluation of something else, or one that is running.
+        UsageError: no specifications, or `against` without `adapter`, or the folder holds an evaluation of something
+            else, or one that is running.
         LeakageError: a specification or its group was trained on.
         ModelError: the candidate was trained with other prompts than it would be asked with.
         DataError: `attempts.jsonl` is damaged elsewhere than in its last line.
     """
     if not specs:
         raise UsageError("no specifications to evaluate; give at least one, better 100 in 37 groups or more")
+    if adapter is None and against is not None:
+        raise UsageError(f"against is {str(against)!r}, and there is no adapter to compare with it; name one")
     if manifest is not None:
         check_leakage(specs, manifest)
         _check_prompts(generator, renderer, manifest)
-    plan = _plan(specs, generator, guard, adapter, renderer, r_max, samples, seed)
+    plan = _plan(specs, generator, guard, adapter, against, renderer, r_max, samples, seed)
     steps = len(specs) * samples * r_max
     # the candidate first: an adapter that cannot be used says so before the base has cost any time
-    models: dict[str, str | None] = {"base": None} if adapter is None else {"candidate": str(adapter), "base": None}
+    base = None if against is None else str(against)
+    models = {"base": base} if adapter is None else {"candidate": str(adapter), "base": base}
     attempts: dict[str, list[Attempt]] = {}
     with _AttemptLog(folder, plan, specs) as log:
         try:
+            generator.use_adapter(base)  # so does the one it is compared with
             for turn, (which, weights) in enumerate(models.items()):
                 generator.use_adapter(weights)
                 attempts[which] = attempt_chains(
@@ -109,8 +117,27 @@ def evaluate(
         r_max=r_max,
         samples=samples,
         seed=seed,
-        about=_about(plan, generator, guard, adapter, manifest),
+        about=_about(plan, generator, guard, adapter, against, manifest),
     )
+
+
+def read_attempts(folder: Path, specs: Sequence[Specification]) -> dict[str, list[Attempt]]:
+    """Return the attempts of "base" and of "candidate" that an evaluation left in `folder`, in the order of `specs`.
+
+    Raises:
+        DataError: no attempt log there, or one of other specifications.
+    """
+    log = _AttemptLog(folder, {}, specs)
+    if not log.path.is_file():
+        raise DataError(f"{log.path} does not exist; evaluate into {folder} first")
+    _, *rows = log.path.read_bytes().split(b"\n")
+    for number, line in enumerate(rows[:-1], 2):  # what follows the last line end was never written whole
+        log.remember(line, number)
+    order = {spec.id: place for place, spec in enumerate(specs)}
+    return {
+        which: [each for key in sorted(chains, key=lambda key: (order[key[0]], key[1])) for each in chains[key]]
+        for which, chains in log.done.items()
+    }
 
 
 def check_leakage(specs: Sequence[Specification], manifest: Mapping[str, Any]) -> None:
@@ -161,6 +188,7 @@ def _plan(
     generator: Generator,
     guard: Guard,
     adapter: str | Path | None,
+    against: str | Path | None,
     renderer: Renderer,
     r_max: int,
     samples: int,
@@ -182,6 +210,8 @@ def _plan(
         "samples": samples,
         "seed": seed,
     }
+    if against is not None:  # plans from before there was a choice stay what they were
+        plan["against"] = _adapter_identity(against)
     read_back: dict[str, Any] = json.loads(json.dumps(msgspec.to_builtins(plan)))
     return read_back
 
@@ -255,7 +285,7 @@ class _AttemptLog:
             return
         self._check_plan(header)
         for number, line in enumerate(rows[:-1], 2):
-            self._remember(line, number)
+            self.remember(line, number)
         if len(whole) < len(content):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
@@ -275,7 +305,8 @@ class _AttemptLog:
                 f"{self.path.parent} holds another evaluation ({shown}); choose another folder or remove it"
             )
 
-    def _remember(self, line: bytes, number: int) -> None:
+    def remember(self, line: bytes, number: int) -> None:
+        """Take a line of the file: the next attempt of its chain."""
         try:
             row = msgspec.convert(json.loads(line), _Row)
             spec, chains = self._specs[row.spec], self.done[row.model]
@@ -334,6 +365,7 @@ def _about(
     generator: Generator,
     guard: Guard,
     adapter: str | Path | None,
+    against: str | Path | None,
     manifest: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     if adapter is None and manifest is None:
@@ -345,6 +377,7 @@ def _about(
     return {
         "model": generator.model,
         "adapter": None if adapter is None else str(adapter),
+        "against": None if against is None else str(against),
         "pairing": "common random numbers" if generator.common_random_numbers else "specification",
         "leakage": leakage,
         "sampling": plan["sampling"],
@@ -352,10 +385,7 @@ def _about(
         "guard_version": guard.version,
         "digests": {
             "plan": digest_json(plan),
-            "specifications": plan["specifications"],
-            "adapter": plan["adapter"],
-            "prompt": plan["prompt"],
-            "renderer": plan["renderer"],
+            **{key: plan[key] for key in ("specifications", "adapter", "against", "prompt", "renderer") if key in plan},
         },
         "versions": versions("guardlearn", *_NAMED_LIBRARIES),
     }

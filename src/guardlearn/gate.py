@@ -9,6 +9,7 @@ A candidate is promoted only where all of this holds, each a check of its own:
 - non-inferiority: on every regression set (action pairs that were not trained) the lower end of the one-sided interval
   of the difference lies above -`margin`; on the general text set the upper end of the rise in loss lies below
   `loss_margin`. A set too small to say so refuses: "no harm was seen" is not "there is no harm" (ICH E9, 3.3.2);
+- divergence, only where `kl_margin` asks for it: on kept prompts the upper end of KL(base || candidate) lies below it;
 - guards that no feedback ever showed accept what the visible guard accepts about as often as before: a gap that rises
   by more than `gap_margin` is guard gaming.
 
@@ -28,6 +29,9 @@ from guardlearn.errors import UsageError
 
 __all__ = ["Check", "Decision", "GateConfig", "GateFigures", "Paired", "decide", "plan"]
 
+_DIFFERENCE = "difference"
+"""Name of the check that the candidate changes anything."""
+
 Differences = dict[str, list[float]]
 """Candidate minus base for each pair, by group."""
 
@@ -45,6 +49,9 @@ class GateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Most that the pass rate of an action pair that was not trained may have lost, in (0, 1]."""
     loss_margin: float = 0.05
     """Most that the loss on the general text set may have risen, in nats per token, > 0."""
+    kl_margin: float | None = None
+    """Most that KL(base || candidate) on kept prompts may be, in nats per token, > 0; None: it is shown and refuses
+    nothing. No number fits all tasks: a candidate that learned another style diverges because it learned it."""
     gap_margin: float = 0.02
     """Most that the share accepted by the visible guard and rejected by the hidden ones may have risen, in [0, 1]."""
 
@@ -55,6 +62,7 @@ class GateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "min_gain": (0 <= self.min_gain < 1, "from 0, below 1"),
             "margin": (0 < self.margin <= 1, "above 0, up to 1"),
             "loss_margin": (self.loss_margin > 0, "above 0"),
+            "kl_margin": (self.kl_margin is None or self.kl_margin > 0, "above 0, or left out"),
             "gap_margin": (0 <= self.gap_margin <= 1, "from 0 to 1"),
         }
         for name, (fits, words) in allowed.items():
@@ -83,6 +91,8 @@ class GateFigures(msgspec.Struct, frozen=True, kw_only=True):
     """By action pair that was not trained, both models freshly sampled on all of it."""
     general_loss: Differences = {}
     """Rise of the loss on each general text, in nats per token, by group of texts."""
+    kl: Differences = {}
+    """KL(base || candidate) on each kept prompt, in nats per token, by group of prompts."""
     guard_gap: Differences = {}
     """By group: change in "accepted by the visible guard, rejected by a hidden one" (1 or 0) of each pair."""
 
@@ -112,8 +122,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """One line: the first failed check, or that all held."""
+        """One line: the first failed check, or that all held. That nothing changed comes first, as the cause."""
         failed = [check for check in self.checks if not check.passed]
+        failed.sort(key=lambda check: check.name != _DIFFERENCE)
         if not failed:
             return f"promoted: {self.checks[0].found}, and {len(self.checks) - 1} more checks hold"
         return f"refused by {failed[0].name}: {failed[0].found}; needed: {failed[0].needed}"
@@ -134,6 +145,8 @@ def decide(figures: GateFigures, config: GateConfig = GateConfig()) -> Decision:
         checks.append(_no_worse(name, paired, config))
     if figures.general_loss:
         checks.append(_loss(figures.general_loss, config))
+    if config.kl_margin is not None:
+        checks.append(_divergence(figures.kl, config.kl_margin, config.alpha))
     if figures.guard_gap:
         checks.append(_gap(figures.guard_gap, config))
     moments = statistics.moments_of(list(_filled(figures.held_out.judged)))
@@ -198,7 +211,7 @@ def _superiority(judged: _Reading, against: _Reading, level: float, config: Gate
 
 def _difference(changed: bool) -> Check:
     found = "its answers differ from the base's" if changed else "every answer is the base's: it changes nothing"
-    return Check(name="difference", passed=changed, found=found, needed="at least one answer that differs")
+    return Check(name=_DIFFERENCE, passed=changed, found=found, needed="at least one answer that differs")
 
 
 def _no_worse(name: str, paired: Paired, config: GateConfig) -> Check:
@@ -221,6 +234,17 @@ def _loss(rises: Differences, config: GateConfig) -> Check:
         return Check(name="general loss", passed=False, found="too few texts to say", needed=needed)
     found = f"{bound.rate:+.3f} nats a token, at worst {bound.high:+.3f}"
     return Check(name="general loss", passed=bound.high < config.loss_margin, found=found, needed=needed)
+
+
+def _divergence(kl: Differences, margin: float, alpha: float) -> Check:
+    """Compare with the bound that was asked for; where nothing was measured, it does not hold."""
+    bound = statistics.clustered_mean(kl, (-math.inf, math.inf), 1 - 2 * alpha)
+    needed = f"at most {margin:.3f} nats a token from the base, with {1 - alpha:.0%} confidence"
+    if bound.high is None or bound.rate is None:
+        found = "too few prompts to say" if kl else "not measured"
+        return Check(name="divergence", passed=False, found=found, needed=needed)
+    found = f"{bound.rate:.3f} nats a token, at worst {bound.high:.3f}"
+    return Check(name="divergence", passed=bound.high < margin, found=found, needed=needed)
 
 
 def _gap(rises: Differences, config: GateConfig) -> Check:

@@ -2,7 +2,8 @@
 
     [guards.NAME]   a guard, see docs/guards.md      [collect]   the collection loop
     [sandbox]       where artifacts run              [openai]    a served model
-                                                     [audit]     the guard audit
+    [loop]          rounds of learning               [audit]     the guard audit
+    [training]      how a round trains               [promotion] the gate
 
 Each stage declares its table as a frozen msgspec struct beside the code it configures and asks for it with
 `read().table("collect", CollectSettings)`, so this module knows names of tables and nothing of what is in them.
@@ -27,7 +28,7 @@ from guardlearn.errors import DataError, UsageError
 __all__ = ["FILE_NAME", "TABLES", "Settings", "closest", "convert", "read"]
 
 FILE_NAME = "guardlearn.toml"
-TABLES = ("guards", "sandbox", "collect", "openai", "audit")
+TABLES = ("guards", "sandbox", "collect", "openai", "audit", "loop", "training", "promotion")
 """Tables a settings file may have."""
 
 T = TypeVar("T")

@@ -12,17 +12,21 @@ import typer
 
 import guardlearn
 from guardlearn.cli import (
+    adapters,
     amend,
     audit,
     backup,
     collect,
+    compare,
     demo,
     doctor,
     evaluate,
     export,
     extract,
+    impact,
     import_log,
     init,
+    loop,
     redact,
     run,
     show,
@@ -30,6 +34,7 @@ from guardlearn.cli import (
     train,
     upgrade,
     verify,
+    why,
 )
 from guardlearn.errors import GuardlearnError, write_failure
 
@@ -60,7 +65,12 @@ app.command("redact")(redact.command)
 app.command("extract")(extract.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.command("run")(run.command)
+app.command("loop")(loop.command)
+app.add_typer(adapters.app, name="adapters")
+app.command("why")(why.command)
+app.command("impact")(impact.command)
 app.command("export")(export.command)
 
 

@@ -35,7 +35,7 @@ def command(
     specs: Annotated[Path, typer.Argument(help="Specifications, JSON Lines.")],
     db: Annotated[str, typer.Option("--db", help="The repository; created if it does not exist.")],
     guard: GuardOption,
-    model: ModelOption = "demo",
+    model: ModelOption = None,
     generator: GeneratorOption = "transformers",
     adapter: AdapterOption = None,
     rmax: RmaxOption = 4,
@@ -59,7 +59,7 @@ def command(
     as_json: console.Json = False,
 ) -> None:
     """Generate, guard and store attempts; rejected ones are retried with their feedback. Run again, it continues."""
-    from guardlearn.cli.options import answering, open_loop
+    from guardlearn.cli.options import answering, chosen_weights, open_loop
     from guardlearn.collect import collect
     from guardlearn.dag import ArtifactDAG
 
@@ -74,10 +74,11 @@ def command(
     config = _config({name: value for name, value in given.items() if value is not None})
     specifications = console.read_specifications(specs)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "seed": seed}
-    weights = answering(generator, model, adapter) if adapter else None
+    chosen = chosen_weights(generator, model, adapter, db, create=True)
+    weights = answering(generator, chosen.model, chosen.adapter) if chosen.adapter else None
     learned_from = weights.manifest if weights else None
     where: dict[str, Any] = {"engine": engine, "address": address, "guard_workers": config.guard_workers}
-    loop = open_loop(generator, model, adapter, guard, sampling, learned_from, retry=config.retry, **where)
+    loop = open_loop(generator, *chosen, guard, sampling, learned_from, retry=config.retry, **where)
     with (
         stopping.stoppable() as asked_to_stop,
         contextlib.closing(loop.engine),

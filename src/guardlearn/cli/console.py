@@ -17,12 +17,13 @@ import typer
 from guardlearn.errors import DataError
 from guardlearn.types import OnProgress
 
-__all__ = ["Json", "emit", "progress", "read_specifications", "say", "table", "visible"]
+__all__ = ["Json", "emit", "late_progress", "progress", "read_specifications", "say", "table", "visible"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 """The option every command takes."""
 
 _LINE_EVERY_SECONDS = 5.0
+_QUIET_SECONDS = 2.0
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
 
 
@@ -76,6 +77,21 @@ def progress(label: str) -> Iterator[OnProgress]:
             yield update
     else:
         yield _Lines(label)
+
+
+@contextlib.contextmanager
+def late_progress(label: str) -> Iterator[OnProgress]:
+    """Show a step's progress once it has taken longer than a moment: most calls show nothing."""
+    started, shown = time.monotonic(), list[OnProgress]()
+    with contextlib.ExitStack() as stack:
+
+        def update(done: int, total: int, note: str) -> None:
+            if not shown and time.monotonic() - started > _QUIET_SECONDS:
+                shown.append(stack.enter_context(progress(label)))
+            for show in shown:
+                show(done, total, note)
+
+        yield update
 
 
 @contextlib.contextmanager

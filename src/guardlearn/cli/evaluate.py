@@ -30,7 +30,7 @@ def command(
     specs: Annotated[Path, typer.Argument(help="Specifications, JSON Lines.")],
     guard: GuardOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="Gets evidence.json, report.html and the attempts.")],
-    model: ModelOption = "demo",
+    model: ModelOption = None,
     generator: GeneratorOption = "transformers",
     adapter: AdapterOption = None,
     rmax: RmaxOption = 4,
@@ -39,7 +39,8 @@ def command(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens an answer may take.")] = 512,
     stop: Annotated[list[str] | None, typer.Option(help="End an answer right after this text (repeatable).")] = None,
     db: Annotated[
-        str | None, typer.Option("--db", help="Record this reading of the specifications in a repository.")
+        str | None,
+        typer.Option("--db", help="Record this reading in a repository; it also says what `promoted` is."),
     ] = None,
     seed: SeedOption = 0,
     engine: EngineOption = "local",
@@ -49,13 +50,13 @@ def command(
 ) -> None:
     """Run Definition 7's loop for the base and, with --adapter, the candidate. Run again, it continues."""
     from guardlearn import report
+    from guardlearn.cli.options import chosen_weights
 
+    chosen = chosen_weights(generator, model, adapter, db)
     sampling = {"temperature": temperature, "max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "seed": seed}
     where: dict[str, Any] = {"engine": engine, "address": address}
     try:
-        evidence = measure(
-            specs, guard, output, model, adapter, rmax, samples, db, sampling, generator=generator, **where
-        )
+        evidence = measure(specs, guard, output, *chosen, rmax, samples, db, sampling, generator=generator, **where)
     except KeyboardInterrupt:
         console.say("guardlearn: stopped; the same command continues")
         stopping.leave(stopping.INTERRUPTED)

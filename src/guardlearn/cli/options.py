@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from guardlearn.cli import console
 from guardlearn.errors import UsageError
 from guardlearn.prompts import PromptConfig, Renderer
 from guardlearn.types import Generator, Guard
 
 if TYPE_CHECKING:
     from guardlearn.engines import Engine
+    from guardlearn.lineage import LiveAdapter
 
 __all__ = [
     "AdapterOption",
     "AddressOption",
     "Answering",
+    "Chosen",
     "EngineOption",
     "GeneratorOption",
     "GuardOption",
@@ -30,9 +33,15 @@ __all__ = [
     "SandboxOption",
     "SeedOption",
     "answering",
+    "chosen_weights",
     "open_loop",
     "read_prompts",
 ]
+
+DEMO = "demo"
+"""The model where none is named."""
+PROMOTED = "promoted"
+"""Name of what is live in a repository; `promoted:LEARNER` where there are several learners."""
 
 GuardOption = Annotated[
     str,
@@ -59,11 +68,20 @@ SandboxOption = Annotated[
 """It holds for every guard that asks for none itself, so a command need not do anything with it."""
 GeneratorOption = Annotated[str, typer.Option("--generator", help="transformers | openai (a server) | replay")]
 ModelOption = Annotated[
-    str, typer.Option("--model", help="demo, a model folder, or a hub name; openai: its name on the server.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="demo (default), a model folder, or a hub name; openai: its name on the server; promoted, or "
+        "promoted:LEARNER: what is live in --db, its base with its adapter.",
+    ),
 ]
 AdapterOption = Annotated[
     Path | None,
-    typer.Option("--adapter", help="An adapter folder; openai: its name on the server, or NAME=FOLDER."),
+    typer.Option(
+        "--adapter",
+        help="An adapter folder, or promoted, as for --model; openai: its name on the server, or NAME=FOLDER, or "
+        "NAME=promoted.",
+    ),
 ]
 EngineOption = Annotated[
     str, typer.Option("--engine", help="Where answers are written and judged: local (this process) | ray (a cluster).")
@@ -84,6 +102,88 @@ def read_prompts(path: Path | None) -> PromptConfig | None:
     from guardlearn.dag.importers.atomicguard_prompts import load_prompts
 
     return None if path is None else load_prompts(path)
+
+
+class Chosen(NamedTuple):
+    """The model and the adapter that a command works with."""
+
+    model: str
+    adapter: Path | None
+
+
+def chosen_weights(
+    generator: str, model: str | None, adapter: Path | None, db: str | None, *, create: bool = False
+) -> Chosen:
+    """Return which weights were asked for; `promoted` is looked up in ℛ, once, and said.
+
+    Where the bare base is live, so it is here, without an adapter.
+
+    Args:
+        generator: a name that `open_generator` knows.
+        model: as `--model` has it; None: not given.
+        adapter: as `--adapter` has it.
+        db: the repository that says what is live; None: none was named.
+        create: make the repository where there is none.
+
+    Raises:
+        UsageError: `promoted` without a repository, of no learner or of several, or beside another adapter.
+        ModelError: the live adapter is gone, or was edited by hand.
+    """
+    by_model = _promoted_in(model or "")
+    asked = by_model or _promoted_in(str(adapter or ""))
+    if asked is None:
+        return Chosen(model or DEMO, adapter)
+    if by_model and adapter is not None:
+        raise UsageError(f"--model {model} names its adapter, too; leave --adapter {adapter} out, or name the base")
+    if db is None:
+        raise UsageError(f"{PROMOTED} is what is live in a repository; name it with --db")
+    live, base, whose = _live_in(db, asked.learner or None, create)
+    if by_model and not base:
+        raise UsageError(f"nothing in {db} says which base model is learned on; give --model BASE --adapter {PROMOTED}")
+    used = base if by_model or not model else model
+    if live is None:
+        console.say(f"{PROMOTED}: no adapter is live{whose}, so the bare base {used or DEMO} answers")
+        return Chosen(used or DEMO, None)
+    console.say(f"{PROMOTED}: {live.folder}{whose}, weights {live.digest[:12]}, on {used or DEMO}")
+    named = f"{asked.served}={live.folder}" if generator == "openai" else live.folder
+    return Chosen(used or DEMO, Path(named))
+
+
+class _Promoted(NamedTuple):
+    """The name of what is live, as it was given."""
+
+    served: str
+    """What a server calls it."""
+    learner: str
+    """"" for the only one."""
+
+
+def _promoted_in(name: str) -> _Promoted | None:
+    """Return what `promoted`, `promoted:LEARNER` or NAME= one of them means; None: another name.
+
+    Raises:
+        UsageError: a folder of that name is here.
+    """
+    served, equals, rest = name.partition("=")
+    text = rest if equals and not name.startswith(PROMOTED) else name
+    if text != PROMOTED and not text.startswith(f"{PROMOTED}:"):
+        return None
+    if Path(text).is_dir():
+        raise UsageError(f"{text} means what is live, and is a folder here; give the folder's absolute path")
+    return _Promoted(PROMOTED if text == name else served, text.partition(":")[2])
+
+
+def _live_in(db: str, learner: str | None, create: bool) -> tuple[LiveAdapter | None, str, str]:
+    """Return what is live in ℛ, the base that its learner learns on, and whose it is, in words."""
+    from guardlearn import lineage
+    from guardlearn.dag import ArtifactDAG
+
+    with ArtifactDAG.open_or_create(db) if create else ArtifactDAG.load(db, read_only=True) as dag:
+        name = lineage.one_learner(dag, learner)  # refuses what is misspelt
+        live = lineage.live_adapter(dag, name) if name else None
+        own = lineage.records(dag, name) if name else []
+    base = live.base_model if live else next((each.base_model for each in reversed(own) if each.base_model), "")
+    return live, base, f" for {name}" if name else ""
 
 
 class Answering(NamedTuple):

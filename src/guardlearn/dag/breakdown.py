@@ -1,9 +1,10 @@
-"""Figures of ℛ by action pair, source, guard or week: one grouped query an axis, no text is read.
+"""Figures of ℛ by action pair, source, guard, adapter or week: one grouped query an axis, no text is read.
 
 Two kinds of figures stand in a row. Items, accepted, refinements and no verdict are counted where the item itself
 belongs. Chains, first attempts and expected attempts belong to whole chains, whose items can differ (a human finishes
 what the generator began, a week ends): they are counted where the chain's first item belongs, so that a chain is one
-observation, and never in two rows.
+observation, and never in two rows. So a chain belongs to the adapter that made its first attempt, and what that adapter
+began counts as its own to the end.
 
 An attempt's number is 1 + the rejected attempts before it: attempts without a verdict are not counted (errata 3-5), and
 what follows an accepted item (an amendment of it, say) is no attempt at getting it accepted. SUPERSEDED was accepted
@@ -14,8 +15,9 @@ missing, numbers are not known, so it is left out of the figures of chains and c
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -26,16 +28,18 @@ from guardlearn.dag.batching import batches
 from guardlearn.dag.reading import Query, stream
 from guardlearn.dag.rows import from_micros
 from guardlearn.dag.sql import runs_in_python, selection
-from guardlearn.dag.tables import facts, items
+from guardlearn.dag.tables import facts, items, specifications
 from guardlearn.errors import UsageError
 from guardlearn.predicates.expression import Predicate
 from guardlearn.types import ArtifactStatus
 
-__all__ = ["AXES", "AttemptRow", "BreakdownRow", "breakdown"]
+__all__ = ["AXES", "AttemptRow", "BreakdownRow", "GroupRow", "breakdown", "by_group"]
 
 _PASSED = (ArtifactStatus.ACCEPTED.value, ArtifactStatus.SUPERSEDED.value)
 _REJECTED, _PENDING = ArtifactStatus.REJECTED.value, ArtifactStatus.PENDING.value
+_TIME = "created_at"
 _DAY = 24 * 60 * 60 * 1_000_000
+_PAGE = 1000
 _WEEK, _TO_MONDAY = 7 * _DAY, 3 * _DAY  # 1970-01-01 was a Thursday
 
 
@@ -60,6 +64,8 @@ class BreakdownRow(msgspec.Struct, frozen=True, kw_only=True):
     """The axis' value; a week is the date of its Monday (ISO 8601, UTC); "" where the item does not say."""
     guard_version: str = ""
     """On the axis guard: the guard's version; else ""."""
+    week: str = ""
+    """On the axis "adapter,week": the date of its Monday; else ""."""
     items: int
     accepted: int
     """Items whose status is ACCEPTED."""
@@ -89,20 +95,48 @@ class BreakdownRow(msgspec.Struct, frozen=True, kw_only=True):
     """Largest number of an attempt that was judged; 0: none was."""
 
 
+class GroupRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The chains of one group in one row of an axis, for intervals by group."""
+
+    value: str
+    guard_version: str
+    week: str
+    judged: dict[int, int]
+    """Attempts that got a verdict, by number of the attempt."""
+    accepted: dict[int, int]
+    ended: dict[int, int]
+    """Chains that a fatal verdict ended there."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Axis:
     columns: tuple[str, ...]
-    by_time: bool = False
+
+    @property
+    def by_time(self) -> bool:
+        return self.columns == (_TIME,)
 
     def of(self, table: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-        return [_monday(table.c[name]) if self.by_time else table.c[name] for name in self.columns]
+        return [_monday(table.c[name]) if name == _TIME else table.c[name] for name in self.columns]
+
+    def shown(self, key: Sequence[Any]) -> dict[str, str]:
+        """Return the fields of a row that name it."""
+        said = {
+            name: from_micros(value).date().isoformat() if name == _TIME else str(value)
+            for name, value in zip(self.columns, key, strict=True)
+        }
+        first = next(iter(said.values()), "")
+        week = said.get(_TIME, "") if len(said) > 1 else ""
+        return {"value": first, "guard_version": said.get("guard_version", ""), "week": week}
 
 
 AXES: dict[str, _Axis] = {
     "action_pair": _Axis(("action_pair_id",)),
     "source": _Axis(("source",)),
     "guard": _Axis(("guard", "guard_version")),
-    "week": _Axis(("created_at",), by_time=True),
+    "week": _Axis((_TIME,)),
+    "adapter": _Axis(("adapter",)),
+    "adapter,week": _Axis(("adapter", _TIME)),
 }
 """What figures can be broken down by."""
 
@@ -116,29 +150,57 @@ def breakdown(connection: Connection, by: str | None, predicate: Predicate) -> l
         predicate: Φ, resolved.
 
     Returns:
-        Weeks in order of time, other values with the most items first, ties by name.
+        Weeks in order of time, those of an adapter together; other values with the most items first, ties by name.
 
     Raises:
         UsageError: unknown axis.
     """
-    if by is not None and by not in AXES:
-        raise UsageError(f"items cannot be broken down by {by!r}; allowed are: {', '.join(AXES)}")
-    axis = AXES[by] if by else _Axis(())
-    if runs_in_python(predicate):
-        found = stream(connection, Query(predicate, order_by="seq"))
-        chosen = [item.seq for item in found]
-        queries = [_query(axis, None, items.c.seq.in_(batch)) for batch in batches(chosen)]
-    else:
-        queries = [_query(axis, predicate, sa.true())]
+    axis = _axis(by)
     tallies: dict[tuple[Any, ...], _Tally] = {}
-    for query in queries:
-        _fold(tallies, connection.execute(query), len(axis.columns))
-    rows = [tally.row(*_shown(axis, key)) for key, tally in tallies.items()]
-    return sorted(rows, key=lambda r: (0 if axis.by_time else -r.items, r.value, r.guard_version))
+    for each in _counted(connection, axis, predicate):
+        _fold(tallies, connection.execute(_query(each)), len(axis.columns))
+    rows = [tally.row(axis.shown(key)) for key, tally in tallies.items()]
+    return sorted(rows, key=lambda r: (0 if _TIME in axis.columns else -r.items, r.value, r.guard_version, r.week))
 
 
-def _query(axis: _Axis, predicate: Predicate | None, also: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Return rows of (own values, values of the chain's first item, status, number, five counts)."""
+def by_group(connection: Connection, by: str) -> Iterator[GroupRow]:
+    """Yield the chains of each group in each row of an axis, those of a row together, in constant memory.
+
+    A group is what must not be split: the `group` of the Ψ that the chain began with, else its near-duplicates.
+
+    Args:
+        connection: one state of ℛ.
+        by: a key of AXES.
+
+    Raises:
+        UsageError: unknown axis.
+    """
+    axis = _axis(by)
+    each, width = _each(axis, None, sa.true(), grouped=True), len(axis.columns)
+    with connection.execute(_grouped_query(each, width), execution_options={"yield_per": _PAGE}) as found:
+        for (*key, _), rows in itertools.groupby(found, key=lambda row: tuple(row[: width + 1])):
+            judged, accepted, ended = dict[int, int](), dict[int, int](), dict[int, int]()
+            for *_, number, count, passed, ends in rows:
+                judged[number], accepted[number], ended[number] = int(count), int(passed), int(ends)
+            yield GroupRow(**axis.shown(key), judged=judged, accepted=accepted, ended=ended)
+
+
+def _axis(by: str | None) -> _Axis:
+    if by is not None and by not in AXES:
+        raise UsageError(f"items cannot be broken down by {by!r}; allowed are: {'; '.join(AXES)}")
+    return AXES[by] if by else _Axis(())
+
+
+def _counted(connection: Connection, axis: _Axis, predicate: Predicate) -> list[Any]:
+    """Return the selected items as queries; a function in the predicate is asked first."""
+    if not runs_in_python(predicate):
+        return [_each(axis, predicate, sa.true())]
+    chosen = [item.seq for item in stream(connection, Query(predicate, order_by="seq"))]
+    return [_each(axis, None, items.c.seq.in_(batch)) for batch in batches(chosen)]
+
+
+def _each(axis: _Axis, predicate: Predicate | None, also: sa.ColumnElement[bool], *, grouped: bool = False) -> Any:
+    """Return a row an item: own values, values of the chain's first item, status, number, four flags, its group."""
     root, after, below = items.alias("root"), _after_acceptance(), facts.alias("below")
     unnumbered = sa.or_(facts.c.status == _PENDING, facts.c.broken, after.c.seq.is_not(None))
     ends = sa.and_(
@@ -148,7 +210,7 @@ def _query(axis: _Axis, predicate: Predicate | None, also: sa.ColumnElement[bool
     )
     refined = sa.and_(facts.c.status == ArtifactStatus.ACCEPTED.value, facts.c.rejected_ancestors >= 1)
     values = [*axis.of(items), *axis.of(root)]
-    columns = [
+    columns: list[sa.ColumnElement[Any]] = [
         *(value.label(f"value_{place}") for place, value in enumerate(values)),
         facts.c.status.label("verdict"),
         sa.case((unnumbered, 0), else_=facts.c.rejected_ancestors + 1).label("number"),
@@ -157,15 +219,37 @@ def _query(axis: _Axis, predicate: Predicate | None, also: sa.ColumnElement[bool
         _flag(refined).label("refined"),
         _flag(facts.c.broken).label("breaks"),
     ]
-    each = (
+    placed = specifications.alias("placed")
+    if grouped:
+        columns.append(placed.c.cluster)
+    source = (
         selection(columns, predicate, [items.c.seq, facts.c.seq])
         .join(root, root.c.seq == facts.c.root_seq)
         .outerjoin(after, after.c.seq == facts.c.seq)
         .where(also)
-        .subquery()
     )
-    keys, counted = list(each.c)[: len(values) + 2], list(each.c)[len(values) + 2 :]
-    return sa.select(*keys, sa.func.count(), *(sa.func.sum(column) for column in counted)).group_by(*keys)
+    if grouped:
+        source = source.join(placed, placed.c.key == root.c.specification)
+    return source.subquery()
+
+
+def _query(each: Any) -> sa.Select[Any]:
+    """Return rows of (own values, values of the chain's first item, status, number, five counts)."""
+    *keys, starts, ends, refined, breaks = each.c
+    counted = (sa.func.sum(column) for column in (starts, ends, refined, breaks))
+    return sa.select(*keys, sa.func.count(), *counted).group_by(*keys)
+
+
+def _grouped_query(each: Any, width: int) -> sa.Select[Any]:
+    """Return rows of (values of the chain's first item, group, number, judged, accepted, ended), in order."""
+    keys = [*list(each.c)[width : 2 * width], each.c.cluster, each.c.number]
+    passed, ended = _flag(each.c.verdict.in_(_PASSED)), each.c.ends
+    return (
+        sa.select(*keys, sa.func.count(), sa.func.sum(passed), sa.func.sum(ended))
+        .where(each.c.number > 0)
+        .group_by(*keys)
+        .order_by(*keys)
+    )
 
 
 def _after_acceptance() -> sa.CTE:
@@ -191,13 +275,6 @@ def _flag(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
     return sa.case((condition, 1), else_=0)
 
 
-def _shown(axis: _Axis, key: Sequence[Any]) -> tuple[str, str]:
-    if axis.by_time:
-        return from_micros(key[0]).date().isoformat(), ""
-    value, version = (*map(str, key), "", "")[:2]
-    return value, version
-
-
 @dataclasses.dataclass(slots=True)
 class _Tally:
     """What is added up for one row."""
@@ -208,12 +285,11 @@ class _Tally:
     ended: Counter[int] = dataclasses.field(default_factory=Counter)
     chains: int = 0
 
-    def row(self, value: str, guard_version: str) -> BreakdownRow:
+    def row(self, named: Mapping[str, str]) -> BreakdownRow:
         attempts, expected, unsolved = self._survival()
         judged = bool(attempts)
         return BreakdownRow(
-            value=value,
-            guard_version=guard_version,
+            **named,
             items=self.own["items"],
             accepted=self.own["accepted"],
             refinements=self.own["refinements"],

@@ -28,6 +28,7 @@ __all__ = [
     "read",
     "trained_contents",
     "trained_digest",
+    "trained_seqs",
     "untrained",
 ]
 
@@ -148,6 +149,15 @@ def trained_contents(connection: Connection, learner: str, contents: Sequence[by
     for batch in batches(contents):
         query = sa.select(trained.c.content).where(trained.c.learner == learner, trained.c.content.in_(batch))
         found.update(bytes(content) for content in connection.execute(query).scalars())
+    return found
+
+
+def trained_seqs(connection: Connection, learner: str, seqs: Sequence[int]) -> set[int]:
+    """Return those of `seqs` whose items `learner` has trained."""
+    found: set[int] = set()
+    for batch in batches(seqs):
+        query = sa.select(trained.c.seq).where(trained.c.learner == learner, trained.c.seq.in_(batch))
+        found.update(int(seq) for seq in connection.execute(query).scalars())
     return found
 
 

@@ -296,7 +296,7 @@ class ArtifactDAG:
         """Return items, chains, acceptance by attempt and expected attempts, by an axis; see `dag.breakdown`.
 
         Args:
-            by: "action_pair", "source", "guard" (name and version) or "week"; None: one row for everything.
+            by: "action_pair", "source", "guard" (name and version), "week", "adapter", "adapter,week"; None: one row.
             predicate: counts these items only; None: all.
 
         Raises:

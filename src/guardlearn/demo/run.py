@@ -26,9 +26,9 @@ from guardlearn.generators import SamplingConfig, open_generator
 from guardlearn.jobs import TrainingConfig
 from guardlearn.prompts import Renderer
 from guardlearn.traces import extract_traces
-from guardlearn.types import Generator, OnProgress, Side
+from guardlearn.types import Generator, OnProgress, Side, Specification
 
-__all__ = ["DEMO_TRAINING", "LIMITS", "R_MAX", "SAMPLING", "DemoResult", "run_demo"]
+__all__ = ["DEMO_TRAINING", "LIMITS", "R_MAX", "SAMPLING", "DemoResult", "Stage", "place_sides", "run_demo"]
 
 R_MAX = 4
 SAMPLING = SamplingConfig(temperature=0.5, max_new_tokens=128, stop=("\n```\n",))
@@ -117,14 +117,20 @@ def run_demo(folder: Path, stage: Stage, *, swap_groups: bool = False) -> DemoRe
     )
 
 
-def _collect(
-    dag: ArtifactDAG, generator: Generator, renderer: Renderer, swap_groups: bool, progress: OnProgress
-) -> CollectSummary:
+def place_sides(dag: ArtifactDAG, swap_groups: bool = False) -> dict[Side, list[Specification]]:
+    """Give the demo's families their sides in ℛ; return the specifications by side."""
     by_side = {side: specifications(side, swap=swap_groups) for side in (Side.TRAIN, Side.VALIDATION, Side.HELD_OUT)}
     for side, specs in by_side.items():
         for group in sorted({spec.group for spec in specs if spec.group}):
             dag.assign_side(group, side)
     dag.register([spec for specs in by_side.values() for spec in specs])
+    return by_side
+
+
+def _collect(
+    dag: ArtifactDAG, generator: Generator, renderer: Renderer, swap_groups: bool, progress: OnProgress
+) -> CollectSummary:
+    by_side = place_sides(dag, swap_groups)
     specs = by_side[Side.TRAIN] + by_side[Side.VALIDATION]
     return collect(dag, specs, generator, house_style, renderer=renderer, r_max=R_MAX, on_progress=progress)
 

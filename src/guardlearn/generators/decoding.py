@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,10 +24,14 @@ from guardlearn.generators.sampling import SamplingConfig
 from guardlearn.generators.steady import SteadySizes
 from guardlearn.generators.stops import StopFinder
 
-__all__ = ["Answer", "Decoder", "Prompt"]
+__all__ = ["Answer", "Decoder", "Prompt", "Scored"]
 
 _PACK_TOKENS = 512
 """Most prompt tokens of one forward pass: enough to fill the matrix units, little enough to bound memory."""
+_SCORED_ROWS_TOKENS = 4096
+"""Tokens of rows scored side by side: bounds the keys and values that are held for them."""
+_SCORED_POSITIONS = 128
+"""Most distributions handed over at once: bounds the memory that a large vocabulary takes."""
 _SHARED_TOKENS = 8
 """Shortest common prefix worth a forward pass of its own."""
 
@@ -58,6 +62,16 @@ class Answer:
     """False where the limit cut it."""
     seconds: float
     """The row's share of the wall time."""
+
+
+class Scored(NamedTuple):
+    """Distributions at neighbouring positions of one row."""
+
+    row: int
+    position: int
+    """Of the first: it is over the token that follows this one."""
+    log_probabilities_TV: torch.Tensor
+    """(positions, vocabulary), float32."""
 
 
 class _Work:
@@ -110,6 +124,47 @@ class Decoder:
         """Yield each prompt's answer as its row finishes; at most `rows`, at least 1, at once."""
         if prompts:
             yield from self._run(_Work(prompts), min(rows, len(prompts)))
+
+    def score(self, rows: Sequence[tuple[Sequence[int], int]]) -> Generator[Scored]:
+        """Yield the model's distributions along given tokens, row by row, each row's positions in order.
+
+        Equal rows under equal weights give equal bits: no number here depends on the clock.
+
+        Args:
+            rows: (tokens, first): of at least one token; distributions after tokens[first] and all that follow.
+        """
+        done = 0
+        while done < len(rows):
+            group: list[tuple[Sequence[int], int]] = []
+            longest = 0
+            for tokens, first in rows[done:]:
+                longest = max(longest, len(tokens))
+                if group and longest * (len(group) + 1) > _SCORED_ROWS_TOKENS:
+                    break
+                group.append((tokens, first))
+            for scored in self._score(group):
+                yield scored._replace(row=done + scored.row)
+            done += len(group)
+
+    def _score(self, rows: Sequence[tuple[Sequence[int], int]]) -> Generator[Scored]:
+        cache = RowCache(len(rows), max(len(tokens) for tokens, _ in rows))
+        for pieces in _packs([(slot, 0, len(tokens)) for slot, (tokens, _) in enumerate(rows)]):
+            tokens = [token for slot, start, stop in pieces for token in rows[slot][0][start:stop]]
+            wanted = [(slot, max(start, rows[slot][1]), stop) for slot, start, stop in pieces]
+            before = 0
+            ends: list[int] = []
+            for (_, start, stop), (_, first, _) in zip(pieces, wanted, strict=True):
+                ends += range(before + first - start, before + stop - start)
+                before += stop - start
+            logits = self._forward(cache, pieces, tokens, ends or [0], self._sizes.prompt)
+            taken = 0
+            for slot, first, stop in wanted:
+                for position in range(first, stop, _SCORED_POSITIONS):
+                    count = min(_SCORED_POSITIONS, stop - position)
+                    with torch.inference_mode():
+                        chosen = torch.log_softmax(logits[taken : taken + count].float(), dim=-1)
+                    yield Scored(slot, position, chosen)
+                    taken += count
 
     def _run(self, work: _Work, slots: int) -> Generator[Answer]:
         cache = RowCache(slots + 1, work.capacity)

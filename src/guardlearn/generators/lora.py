@@ -6,6 +6,7 @@ weights are kept, so that base and adapter share one model in memory. An adapter
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -56,6 +57,20 @@ class AdapterSlot:
                 self._originals[name] = modules[name].weight.detach().clone()
                 modules[name].weight.copy_(weight)
         repack(modules[name] for name in merged)
+
+    def digest(self) -> str:
+        """Return a digest of the weights that the adapter in place has changed; where it changed no bit, of nothing.
+
+        Equal digests are equal models: what is not in them is the base's, bit for bit.
+        """
+        running = hashlib.sha256()
+        modules = dict(self._model.named_modules())
+        for name, original in sorted(self._originals.items()):
+            weight = modules[name].weight.detach()
+            if not torch.equal(weight, original):
+                running.update(f"{name}\0{tuple(weight.shape)}\0{weight.dtype}\0".encode())
+                running.update(weight.contiguous().cpu().flatten().view(torch.uint8).numpy())
+        return running.hexdigest()
 
     def _restore(self) -> None:
         modules = dict(self._model.named_modules())

@@ -13,7 +13,7 @@ import torch
 
 from guardlearn.errors import ModelError, RequestRefused, UsageError
 from guardlearn.generators.cache import ATTENTION, register_attention
-from guardlearn.generators.decoding import Answer, Decoder, Prompt
+from guardlearn.generators.decoding import Answer, Decoder, Prompt, Scored
 from guardlearn.generators.drawing import row_seed
 from guardlearn.generators.lora import AdapterSlot
 from guardlearn.generators.packing import pack_linears
@@ -109,6 +109,29 @@ class TransformersGenerator:
         """
         self._slot.use(None if adapter is None else Path(adapter))
 
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return int(self._network.config.max_position_embeddings)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that a distribution is over."""
+        return int(self._network.get_output_embeddings().weight.shape[0])
+
+    def log_probabilities(self, rows: Sequence[tuple[Sequence[int], int]]) -> Iterator[Scored]:
+        """Yield the distributions along given tokens, under the adapter in use; temperature and the like play no part.
+
+        Args:
+            rows: (tokens, first), each of 1 to `context` tokens; a row gives the distributions after tokens[first] and
+                after all that follow, in pieces.
+        """
+        return self._decoder.score(rows)
+
+    def weights_digest(self) -> str:
+        """Return a digest of what the adapter in use made of the weights; equal digests are equal models."""
+        return self._slot.digest()
+
     def describe(self) -> Mapping[str, Any]:
         """Return the settings to be stored with each item."""
         dtype = str(self._network.dtype).removeprefix("torch.")
@@ -116,7 +139,7 @@ class TransformersGenerator:
 
     def _prompt(self, index: int, request: GenerationRequest) -> Prompt:
         tokens = encode_prompt(self.tokenizer, request.messages)
-        context = self._network.config.max_position_embeddings
+        context = self.context
         if len(tokens) >= context:
             raise RequestRefused(
                 f"the prompt of request {request.key!r} has {len(tokens)} tokens and leaves no room for an answer: "

@@ -6,14 +6,15 @@ The adapter folder is in place first; then one transaction stores the checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from guardlearn.adapters import adapter_digest
-from guardlearn.dag import ArtifactDAG, checkpoints
+from guardlearn.adapters import adapter_digest, manifest_in
+from guardlearn.dag import ArtifactDAG, checkpoints, rounds
 from guardlearn.dag.checkpoints import TrainingCheckpoint
 from guardlearn.dag.tables import items
 from guardlearn.errors import RepositoryError, UsageError
@@ -22,6 +23,7 @@ from guardlearn.traces import content_digest
 __all__ = [
     "adapter_of",
     "check_item",
+    "check_restored",
     "last_checkpoint",
     "load_training_checkpoint",
     "save_training_checkpoint",
@@ -114,6 +116,49 @@ def check_item(dag: ArtifactDAG, last: TrainingCheckpoint) -> None:
             f"training checkpoint {last.number} points at item {last.item_id!r}, which "
             f"{'is not in' if found is None else 'is another in'} {dag.target}; `guardlearn verify` says what changed"
         )
+
+
+def check_restored(dag: ArtifactDAG, folder: Path, learner: str) -> None:
+    """Refuse an ℛ that is behind what its loop left on disk: a backup from before, or another ℛ (Definition 15).
+
+    A round is planned in ℛ before anything is written, and a job holds items of ℛ alone. So neither a job of a round
+    that ℛ does not know, nor one that was selected from a later state, can come from this ℛ.
+
+    Args:
+        dag: ℛ; it is only read.
+        folder: the loop's, with a folder by number for each round.
+        learner: whose rounds these are.
+
+    Raises:
+        RepositoryError: naming the round's folder, and how far ℛ is.
+    """
+    with dag.reading() as connection:
+        last = next(iter(rounds.read(connection, learner, last=True)), None)
+    known, now = last.round if last else 0, dag.last_seq
+    for number, place, manifest in _jobs(folder):
+        seq = (manifest.get("checkpoint") or {}).get("seq") or 0
+        if number > known:
+            said = f"which knows no round {number} of {learner!r} (its last is {known or 'none'})"
+        elif seq > now:
+            said = f"which ends at seq {now}, before the {seq} that its items were selected at"
+        else:
+            continue
+        raise RepositoryError(
+            f"{place} comes from a later state than {dag.target}, {said}: ℛ was restored from a backup, or is another "
+            "one; restore the newer ℛ, or move this folder and those of later rounds away and go on from here"
+        )
+
+
+def _jobs(folder: Path) -> Iterator[tuple[int, Path, dict[str, Any]]]:
+    """Yield number, folder and job's manifest of each round that has left one, in order."""
+    found = [each for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
+    for number, place in sorted((int(each.name), each) for each in found):
+        manifest = manifest_in(place / "adapter")
+        job = place / "job" / "manifest.json"
+        if manifest is None and job.is_file():
+            manifest = json.loads(job.read_text(encoding="utf-8"))
+        if manifest is not None:
+            yield number, place, manifest
 
 
 def adapter_of(last: TrainingCheckpoint, output: Path | None) -> Path:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import NamedTuple
 
-from guardlearn.errors import BackendUnavailable
 from guardlearn.evidence import Evidence, Outcome
 from guardlearn.report import figures, making, words
+from guardlearn.report.frame import Figure, document, unbroken
 from guardlearn.report.stories import Story
-from guardlearn.report.style import STYLE
 from guardlearn.report.tables import flat, named, table
 from guardlearn.report.texts import folded
 
 __all__ = ["html"]
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def html(evidence: Evidence, *, story: Story | None = None, limits: Sequence[str] = ()) -> str:
@@ -28,8 +24,8 @@ def html(evidence: Evidence, *, story: Story | None = None, limits: Sequence[str
         limits: what the figures do not show, in sentences.
     """
     sections = [
-        f"<h1>{_unbroken(words.headline(evidence))}</h1>",
-        f"<p>{_unbroken(words.attempts(evidence))}.</p>",
+        f"<h1>{unbroken(words.headline(evidence))}</h1>",
+        f"<p>{unbroken(words.attempts(evidence))}.</p>",
         _subject(evidence),
         _tiles(evidence),
         *_figures(evidence, story),
@@ -38,19 +34,7 @@ def html(evidence: Evidence, *, story: Story | None = None, limits: Sequence[str
         *(making.drops(story) + making.traces(story) + making.manifest(story) if story else []),
         *_measured_with(evidence),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">\n'
-        f"<title>guardlearn: {escape(words.headline(evidence))}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _unbroken(sentence: str) -> str:
-    """Return a sentence as HTML whose lines do not break before a percent sign."""
-    return escape(sentence).replace(" %", "&nbsp;%")
+    return document(words.headline(evidence), sections)
 
 
 def _subject(evidence: Evidence) -> str:
@@ -93,7 +77,7 @@ def _tiles(evidence: Evidence) -> str:
 
 def _tile(name: str, values: Sequence[str], note: str, sides: Sequence[str]) -> str:
     turn = " → ".join(
-        f'<span class="{side}">{_unbroken(value)}</span>' for side, value in zip(sides, values, strict=True)
+        f'<span class="{side}">{unbroken(value)}</span>' for side, value in zip(sides, values, strict=True)
     )
     return f'<div class="tile">{escape(name)}<div class="turn">{turn}</div><div class="soft">{escape(note)}</div></div>'
 
@@ -111,7 +95,7 @@ def _figures(evidence: Evidence, story: Story | None) -> list[str]:
         [str(attempt + 1), *(words.percent(curve[attempt]) if curve else words.DASH for _, curve in curves)]
         for attempt in range(evidence.r_max)
     ]
-    groups = _Figure(
+    groups = Figure(
         "First attempts that pass, by group",
         keys,
         lambda: figures.groups_figure(evidence),
@@ -119,7 +103,7 @@ def _figures(evidence: Evidence, story: Story | None) -> list[str]:
         _groups(evidence),
         _groups_left_out(evidence),
     )
-    attempts = _Figure(
+    attempts = Figure(
         "Share solved, by attempts until accepted",
         keys,
         lambda: figures.attempts_figure(evidence),
@@ -142,39 +126,14 @@ def _groups_left_out(evidence: Evidence) -> str:
     return f"Of {evidence.groups} groups, the {most // 2} that gained most and the {most // 2} that gained least."
 
 
-def _loss(story: Story) -> list[_Figure]:
+def _loss(story: Story) -> list[Figure]:
     validation = story.validation_loss
     marks = {"base": ("base", "◇ validation, base"), "trained": ("candidate", "◆ validation, trained")}
     keys = [(style, f"{said} {validation[name]:.3g}") for name, (style, said) in marks.items() if name in validation]
     rows = [[f"validation, {name}", f"{loss:.4g}"] for name, loss in validation.items()]
     rows += [[str(step), f"{loss:.4g}"] for step, loss in story.losses]
     numbers = table(["step", "loss"], rows)
-    return [_Figure("Training loss by step", keys, lambda: figures.loss_figure(story), "The numbers", numbers)]
-
-
-class _Figure(NamedTuple):
-    """A figure of the page and its numbers."""
-
-    title: str
-    keys: list[tuple[str, str]]
-    """(style, words) of what is drawn in which colour."""
-    draw: Callable[[], str]
-    summary: str
-    numbers: str
-    note: str = ""
-    """What is not drawn."""
-
-    def html(self) -> tuple[str, str]:
-        """Return (the figure, what would add its drawing, or "")."""
-        try:
-            drawn, missing = self.draw(), ""
-        except BackendUnavailable as error:
-            drawn, missing = "", str(error)
-        keys = "".join(f'<span class="{style}">{escape(said)}</span>' for style, said in self.keys)
-        caption = f"<figcaption>{escape(self.title)}<div>{keys}</div></figcaption>"
-        note = f'<p class="soft">{escape(self.note)}</p>' if self.note and drawn else ""
-        numbers = folded(self.summary, self.numbers, unfolded=not drawn)
-        return f"<figure>{caption}{drawn}{note}{numbers}</figure>", missing
+    return [Figure("Training loss by step", keys, lambda: figures.loss_figure(story), "The numbers", numbers)]
 
 
 def _before_and_after(evidence: Evidence) -> list[str]:

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from guardlearn.comparing.costs import Payback, Saving, cost
 from guardlearn.evidence import Comparison, Evidence, Outcome, Pair, Performance, Rate
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "headline",
     "interval",
     "number",
+    "p_value",
+    "payback",
     "percent",
     "points",
     "sides",
@@ -116,6 +119,7 @@ def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
         [f"solved within {evidence.r_max} attempts"],
         ["  chains by outcome"],
         ["attempts made, cut off by the token limit"],
+        ["paid for each accepted artifact"],
     ]
     for side in models:
         for row, cell in zip(rows, _column(side) if side is not None else [""] * len(rows), strict=True):
@@ -162,39 +166,72 @@ def sides(evidence: Evidence) -> list[str]:
     return ["base", "candidate"] if evidence.candidate is not None else ["base"]
 
 
-def comparison(difference: Comparison) -> list[tuple[str, str]]:
-    """Return what the paired comparison says: (what, value)."""
+def comparison(difference: Comparison, name: str = "the candidate") -> list[tuple[str, str]]:
+    """Return what the paired comparison says of `name`: (what, value)."""
     worst = difference.conservative
     return [
         ("first attempts that pass", f"{points(difference.rate)} ({interval(difference.low, difference.high)})"),
         ("the interval is", difference.method),
         ("bootstrap by group", interval(difference.bootstrap_low, difference.bootstrap_high)),
-        ("sign-flip test by group", _p_value(difference.p_value)),
+        ("sign-flip test by group", p_value(difference.p_value)),
         ("smallest difference it could show", points(difference.minimum_detectable).lstrip("+")),
         ("no-verdicts held against it", f"{points(worst.rate)} ({interval(worst.low, worst.high)})"),
         ("pairs with both verdicts", str(difference.pairs)),
-        ("conclusion", _conclusion(difference)),
+        ("conclusion", _conclusion(difference, name)),
     ]
 
 
-def _conclusion(difference: Comparison) -> str:
+def _conclusion(difference: Comparison, name: str) -> str:
     """Return what may be concluded, in words."""
     if difference.low is None or difference.high is None:
         return "none: too few groups for an interval"
     if difference.holds:
-        return "the candidate passes first time more often"
+        return f"{name} passes first time more often"
     if difference.high < 0:
-        return "the candidate passes first time less often"
+        return f"{name} passes first time less often"
     if difference.low > 0:
-        return "none: the gain does not survive counting no-verdicts against the candidate"
+        return f"none: the gain does not survive counting no-verdicts against {name}"
     return "none: the interval holds 0"
 
 
-def _p_value(value: float | None) -> str:
+def p_value(value: float | None) -> str:
     """Return a p-value; tiny ones as a bound."""
     if value is None:
         return DASH
     return "p < 0.0001" if value < 0.0001 else f"p = {value:.4f}"
+
+
+def payback(paid: Payback) -> str:
+    """Return after how many tasks a round has paid, in one line."""
+    said = [_saved(one, unit) for one, unit in ((paid.seconds, "seconds"), (paid.tokens, "tokens")) if one is not None]
+    if not said:
+        return "Whether the round pays is not known: no cost was measured"
+    return f"The round has paid {'; '.join(said)}"
+
+
+def _saved(saving: Saving, unit: str) -> str:
+    change = f"{number(abs(saving.per_task))} {unit} {'saved' if saving.per_task > 0 else 'more'} a task"
+    if saving.tasks is None:
+        return f"never in {unit} ({change})"
+    if saving.low is None:
+        return f"in {unit} after {saving.tasks} tasks ({change}; no interval: one group)"
+    most = "never" if saving.tasks_high is None else str(saving.tasks_high)
+    return f"in {unit} after {saving.tasks} tasks ({saving.tasks_low} to {most}; {change})"
+
+
+def _paid(side: Performance) -> str:
+    """Return tokens and seconds per accepted artifact, as far as they are known."""
+    paid = cost(side)
+    known = [
+        f"{number(value, digits)} {unit}"
+        for value, digits, unit in (
+            (paid.completion_tokens, 0, "tokens written"),
+            (paid.prompt_tokens, 0, "read"),
+            (paid.seconds, 2, "s"),
+        )
+        if value is not None
+    ]
+    return ", ".join(known) or DASH
 
 
 def caveats(evidence: Evidence) -> list[str]:
@@ -223,6 +260,7 @@ def _column(side: Performance) -> list[str]:
         percent(side.solved_within_r_max),
         outcomes,
         f"{side.attempts}, {side.truncated}",
+        _paid(side),
     ]
 
 

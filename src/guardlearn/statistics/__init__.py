@@ -42,7 +42,14 @@ from guardlearn.statistics.planning import (
     moments_of,
     plan_groups,
 )
-from guardlearn.statistics.survival import Chain, Survival, expected_attempts, pass_at_k, unsolved_bound
+from guardlearn.statistics.survival import (
+    Chain,
+    Survival,
+    attempts_of_counts,
+    expected_attempts,
+    pass_at_k,
+    unsolved_bound,
+)
 
 __all__ = [
     "FEW",
@@ -55,6 +62,7 @@ __all__ = [
     "Plan",
     "Survival",
     "assumed_moments",
+    "attempts_of_counts",
     "clopper_pearson",
     "clustered_difference",
     "clustered_mean",

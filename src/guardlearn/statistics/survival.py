@@ -11,7 +11,7 @@ import numpy as np
 
 from guardlearn.statistics.intervals import Estimate, mean_interval
 
-__all__ = ["Chain", "Survival", "expected_attempts", "pass_at_k", "unsolved_bound"]
+__all__ = ["Chain", "Survival", "attempts_of_counts", "expected_attempts", "pass_at_k", "unsolved_bound"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +67,24 @@ def expected_attempts(chains: Sequence[Chain], r_max: int, confidence: float = 0
             at_risk[row, :until] += 1 / len(group)
             if chain.solved:
                 solved[row, chain.judged - 1] += 1 / len(group)
-    survival = _survival(at_risk.sum(axis=0), solved.sum(axis=0))
-    mean = 1.0 + float(survival[:-1].sum())
-    if len(members) > 1:
-        pseudo = []
-        for row in range(len(members)):
-            without = _survival(at_risk.sum(axis=0) - at_risk[row], solved.sum(axis=0) - solved[row])
-            left_out = 1.0 + float(without[:-1].sum())
-            pseudo.append(len(members) * mean - (len(members) - 1) * left_out)
-    else:
-        pseudo = [mean]
-    interval = mean_interval(pseudo, (1.0, float(r_max)), confidence)
-    estimate = dataclasses.replace(interval, rate=mean)
-    return Survival(expected_attempts=estimate, solved_by_attempt=tuple(float(1 - share) for share in survival))
+    return _estimate(at_risk, solved, confidence)
+
+
+def attempts_of_counts(
+    at_risk: Sequence[Sequence[float]], solved: Sequence[Sequence[float]], confidence: float = 0.95
+) -> Survival | None:
+    """Return the same from counts by group, each chain weighing 1; None without a judged attempt.
+
+    The estimate is that of all chains pooled; its interval still takes the group as the unit, by leaving one out.
+
+    Args:
+        at_risk: a row a group: chains not yet solved that attempt 1, 2 … of theirs is judged of, or that are unsolved
+            for good.
+        solved: a row a group: those of them accepted at that attempt.
+        confidence: of the interval.
+    """
+    rows = np.asarray(at_risk, dtype=float)
+    return _estimate(rows, np.asarray(solved, dtype=float), confidence) if rows.any() else None
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
@@ -110,7 +115,20 @@ def unsolved_bound(epsilon: float, r_max: int) -> float:
     return float((1.0 - epsilon) ** r_max)
 
 
+def _estimate(at_risk: Any, solved: Any, confidence: float) -> Survival:
+    """Return the figures from weights at risk and solved: a row a group, a column an attempt."""
+    groups, attempts = at_risk.shape
+    survival = _survival(at_risk.sum(axis=0), solved.sum(axis=0))
+    mean = 1.0 + float(survival[:-1].sum())
+    pseudo = [mean]
+    if groups > 1:
+        without = _survival(at_risk.sum(axis=0) - at_risk, solved.sum(axis=0) - solved)
+        pseudo = list(groups * mean - (groups - 1) * (1.0 + without[:, :-1].sum(axis=1)))
+    estimate = dataclasses.replace(mean_interval(pseudo, (1.0, float(attempts)), confidence), rate=mean)
+    return Survival(expected_attempts=estimate, solved_by_attempt=tuple(float(1 - share) for share in survival))
+
+
 def _survival(at_risk: Any, solved: Any) -> Any:
-    """Return S(1) .. S(r_max) from weights at risk and solved at each attempt."""
+    """Return S(1) .. S(r_max) along the last axis from weights at risk and solved at each attempt."""
     hazard = np.divide(solved, at_risk, out=np.zeros_like(solved), where=at_risk > 1e-12)
-    return np.cumprod(np.clip(1 - hazard, 0.0, 1.0))
+    return np.cumprod(np.clip(1 - hazard, 0.0, 1.0), axis=-1)

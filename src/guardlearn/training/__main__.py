@@ -1,4 +1,4 @@
-"""`python -m guardlearn.training JOB --model PATH`: trains a job folder.
+"""`python -m guardlearn.training JOB --model PATH [--parent ADAPTER]`: trains a job folder.
 
 JSON progress lines go to stdout, one line of error to stderr, everything the libraries say to JOB/train.log.
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage.
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m guardlearn.training", description="Train a guardlearn job folder.")
     parser.add_argument("job", type=Path, help="folder with job.toml, train.jsonl, validation.jsonl, manifest.json")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
+    parser.add_argument("--parent", type=Path, help="folder of the adapter that the job was written to go on from")
     parser.add_argument("--backend", default="auto", help="auto | trl | unsloth; auto: as the job says")
     parser.add_argument("--attached", action="store_true", help="end as soon as stdin is closed")
     options = parser.parse_args(arguments)
@@ -71,7 +72,7 @@ def _train(options: argparse.Namespace, out: TextIO) -> int:
     def say(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=out, flush=True)
 
-    train_job(options.job, options.model, backend=options.backend, say=say)
+    train_job(options.job, options.model, backend=options.backend, parent=options.parent, say=say)
     return 0
 
 

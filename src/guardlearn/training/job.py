@@ -23,6 +23,7 @@ from guardlearn.errors import JobError, ModelError
 from guardlearn.prompts import PromptConfig, Renderer, template_digest
 from guardlearn.training import backends
 from guardlearn.training.model import check_folder, load_tokenizer, save_trained_model
+from guardlearn.training.parent import check_parent, start_from
 from guardlearn.training.rows import TokenRow, plan, tokenise
 from guardlearn.training.saving import WEIGHTS, versions
 from guardlearn.training.settings import Job, read_job
@@ -41,18 +42,26 @@ Say = Callable[[dict[str, Any]], None]
 """Takes one progress event."""
 
 
-def train_job(folder: Path, model_path: Path, *, backend: str = "auto", say: Say = lambda event: None) -> None:
+def train_job(
+    folder: Path,
+    model_path: Path,
+    *,
+    backend: str = "auto",
+    parent: Path | None = None,
+    say: Say = lambda event: None,
+) -> None:
     """Train the job in `folder`, continue it, or find it finished.
 
     Args:
         folder: a job folder.
         model_path: the base model's folder.
         backend: one of `backends.CHOICES`; "auto" leaves the choice to the job, and a job's "auto" to the machine.
+        parent: folder of the adapter that the job was written to go on from; None: it starts from the base.
         say: called with {"step", "steps", "loss", "tokens_per_second", "eta_seconds"} after every step.
 
     Raises:
         JobError: the folder is incomplete or altered, is being trained already, or its rows cannot be trained on.
-        ModelError: another base model, tokenizer or template than the job was written for, or no weights.
+        ModelError: another base model, tokenizer, template or parent than the job was written for, or no weights.
         UsageError: no such backend.
         BackendUnavailable: the backend, or 4 bit, is not possible on this machine; nothing was begun.
     """
@@ -65,12 +74,13 @@ def train_job(folder: Path, model_path: Path, *, backend: str = "auto", say: Say
         if (folder / "adapter").is_dir():
             shutil.rmtree(work, ignore_errors=True)  # a kill may have come between the last move and the cleaning up
             return
+        check_parent(job, parent)
         check_folder(model_path)
         _check_base(job, model_path)
         chosen = _backend(asked, work)
         if job.settings.load_in_4bit:
             backends.require_4bit()
-        _train(job, model_path, chosen, work, say)
+        _train(job, model_path, parent, chosen, work, say)
         _publish(folder)
 
 
@@ -85,7 +95,7 @@ def _backend(asked: str, work: Path) -> str:
     return backends.choose(name)
 
 
-def _train(job: Job, model_path: Path, chosen: str, work: Path, say: Say) -> None:
+def _train(job: Job, model_path: Path, parent: Path | None, chosen: str, work: Path, say: Say) -> None:
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     settings = job.settings
     backend = backends.open_backend(chosen)  # before anything that imports transformers
@@ -99,6 +109,8 @@ def _train(job: Job, model_path: Path, chosen: str, work: Path, say: Say) -> Non
     )
     model = backend.load_base(str(model_path), settings.max_length, settings.load_in_4bit)
     model = backend.add_adapters(model, settings.lora_r, settings.lora_alpha, settings.seed)
+    if parent is not None:
+        start_from(model, parent)  # after a kill too: a weights checkpoint takes the place of it
     work.mkdir(exist_ok=True)
     (work / _BEGUN).write_text(chosen, encoding="utf-8")
 
@@ -127,6 +139,7 @@ def _train(job: Job, model_path: Path, chosen: str, work: Path, say: Say) -> Non
     result = {
         "backend": chosen,
         "base_model": settings.base_model,
+        "parent_adapter": job.manifest.get("parent_adapter"),
         "steps": len(batches),
         "rows": len(rows),
         "resumed_at_step": done,

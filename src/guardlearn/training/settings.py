@@ -13,7 +13,7 @@ from guardlearn.errors import JobError
 
 __all__ = ["Job", "Settings", "read_job"]
 
-_FORMAT = 2
+_FORMATS = (2, 3)  # 3 says more of what a job was made of; the files are the same
 _FILES = ("job.toml", "train.jsonl", "validation.jsonl")
 
 
@@ -61,10 +61,11 @@ def read_job(folder: Path) -> Job:
     """
     raw = _read(folder, "manifest.json")
     manifest = _json(raw, folder / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in _FORMATS:
         found = manifest.get("format") if isinstance(manifest, dict) else None
+        reads = " and ".join(map(str, _FORMATS))
         raise JobError(
-            f"{folder}/manifest.json is of format {found!r}, this trainer reads {_FORMAT}; write the job again"
+            f"{folder}/manifest.json is of format {found!r}, this trainer reads {reads}; write the job again"
         )
     data = {name: _read(folder, name) for name in _FILES}
     for name, content in data.items():

@@ -1,13 +1,10 @@
-"""What an evaluation says: its records, and how the attempts of base and candidate become figures.
-
-Pure: attempts in, one `Evidence` out, the same every time. R_max counts attempts, the first included; a fatal verdict
-is unsolved; a chain that ended without a verdict is censored. Every interval is by group.
-"""
+"""How attempts become the figures of an evidence."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,155 +12,28 @@ import msgspec
 
 from guardlearn import statistics
 from guardlearn.attempts import Attempt, ChainKey
-from guardlearn.digests import digest_text
+from guardlearn.digests import digest_json, digest_text
+from guardlearn.evidence.records import (
+    ActionPair,
+    Changes,
+    Comparison,
+    Conservative,
+    Evidence,
+    GroupCost,
+    Outcome,
+    Pair,
+    Performance,
+    Rate,
+    Spent,
+)
 from guardlearn.types import ArtifactStatus, Specification
 
-__all__ = ["Comparison", "Evidence", "Outcome", "Pair", "Performance", "Rate", "group_of", "summarise"]
+__all__ = ["by_action_pair", "changes_of", "difference_of", "group_of", "rate_of", "summarise", "survival_of"]
 
 UNNAMED_CAUSE = "no cause named"
 
-
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """Share of first attempts that passed: the mean of group means, with its interval by group."""
-
-    rate: float | None
-    """None: no first attempt got a verdict."""
-    low: float | None
-    high: float | None
-    passed: int
-    judged: int
-    """First attempts with a verdict; the others are in neither side of the rate."""
-    no_verdict: int
-    method: str
-
-
-class Performance(msgspec.Struct, frozen=True, kw_only=True):
-    """How one model did."""
-
-    first_attempt: Rate
-    expected_attempts: float | None
-    """Restricted mean of attempts up to R_max, in [1, R_max]; the guide's E[retries] is this minus 1."""
-    expected_attempts_low: float | None
-    expected_attempts_high: float | None
-    expected_retries: float | None
-    solved_within_r_max: float | None
-    """Share of specifications solved within R_max attempts, a mean of group means."""
-    solved_by_attempt: list[float]
-    """The same for 1 .. R_max attempts."""
-    failures: dict[str, int]
-    """Rejected first attempts by cause, most frequent first."""
-    outcomes: dict[str, int]
-    """Chains by how they ended: solved, unsolved, fatal, no verdict."""
-    attempts: int
-    truncated: int
-    """Attempts whose answer ran into the token limit."""
-    completion_tokens: int
-
-
-class Conservative(msgspec.Struct, frozen=True, kw_only=True):
-    """The difference with every no-verdict counted against the candidate: its own as failures, the base's as passes."""
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-
-
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Candidate minus base: first attempts that pass, paired, by group."""
-
-    rate: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    minimum_detectable: float | None
-    """Smallest difference this sample could have shown (alpha 0.05 two-sided, power 0.8); None: none at all."""
-    bootstrap_low: float | None
-    bootstrap_high: float | None
-    pairs: int
-    """Pairs in which both got a verdict."""
-    conservative: Conservative
-    holds: bool
-    """Whether the interval lies above 0, and also does so in the conservative reading."""
-    method: str
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How one chain went."""
-
-    first: bool | None
-    """Whether the first attempt passed; None: no verdict."""
-    attempts: int
-    outcome: str
-    """solved | unsolved | fatal | no verdict."""
-
-
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """One specification and sample, before and after."""
-
-    id: str
-    group: str
-    action_pair_id: str
-    sample: int
-    base: Outcome
-    candidate: Outcome | None = None
-
-
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """How pairs differ."""
-
-    gained: int
-    """First attempts that fail with the base and pass with the candidate."""
-    lost: int
-    same: int
-    no_verdict: int
-    """Pairs in which one of the two got none."""
-    chains_changed: int
-    """Chains that differ in any of first attempt, number of attempts and outcome."""
-
-
-class ActionPair(msgspec.Struct, frozen=True, kw_only=True):
-    """First attempts of one action pair."""
-
-    action_pair_id: str
-    specs: int
-    groups: int
-    base: float | None
-    candidate: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything measured about a candidate, and what it was measured with."""
-
-    model: str
-    adapter: str | None
-    """Adapter as it was named; None: only the base was measured."""
-    specs: int
-    groups: int
-    samples_per_spec: int
-    r_max: int
-    base: Performance
-    candidate: Performance | None
-    difference: Comparison | None
-    changes: Changes | None
-    by_action_pair: list[ActionPair]
-    drops: dict[str, int]
-    """What is in no rate, by reason."""
-    pairing: str
-    """What base and candidate share: "common random numbers", or "specification" on a server."""
-    leakage: str
-    """What the specifications were checked against."""
-    seed: int
-    sampling: dict[str, Any]
-    guard: str
-    guard_version: str
-    digests: dict[str, str]
-    """plan, specifications, adapter, prompt, renderer."""
-    versions: dict[str, str]
-    per_spec: list[Pair]
+Chains = Sequence[tuple[str, Outcome]]
+"""How chains of one model went, each with its group."""
 
 
 def group_of(specification: Specification) -> str:
@@ -193,10 +63,12 @@ def _pair_up(
             group=group_of(spec),
             action_pair_id=spec.action_pair_id,
             sample=sample,
+            digest=digest,
             base=before[spec.id, sample],
             candidate=after[spec.id, sample] if after is not None else None,
         )
         for spec in specifications
+        for digest in (digest_json(msgspec.to_builtins(spec))[:16],)
         for sample in range(samples)
     ]
 
@@ -210,22 +82,13 @@ def _performance(pairs: Sequence[Pair], attempts: Sequence[Attempt], which: str,
         which: "base" or "candidate".
         r_max: R_max.
     """
-    chains: list[tuple[str, Outcome]] = [(pair.group, getattr(pair, which)) for pair in pairs]
-    firsts = [(group, one.first) for group, one in chains if one.first is not None]
-    estimate = statistics.clustered_mean(_by_group((group, float(first)) for group, first in firsts))
-    survival = statistics.expected_attempts([_survival_chain(group, one) for group, one in chains], r_max)
+    chains = [(pair.group, getattr(pair, which)) for pair in pairs]
+    survival = survival_of(chains, r_max)
     expected = survival.expected_attempts if survival else None
     rejected = [a for a in attempts if a.attempt == 1 and a.verdict.status is ArtifactStatus.REJECTED]
+    spent = _spent(attempts)
     return Performance(
-        first_attempt=Rate(
-            rate=estimate.rate,
-            low=estimate.low,
-            high=estimate.high,
-            passed=sum(first is True for _, first in firsts),
-            judged=len(firsts),
-            no_verdict=len(chains) - len(firsts),
-            method=estimate.method,
-        ),
+        first_attempt=rate_of(chains),
         expected_attempts=expected.rate if expected else None,
         expected_attempts_low=expected.low if expected else None,
         expected_attempts_high=expected.high if expected else None,
@@ -237,7 +100,29 @@ def _performance(pairs: Sequence[Pair], attempts: Sequence[Attempt], which: str,
         attempts=len(attempts),
         truncated=sum(attempt.generation.finish == "length" for attempt in attempts),
         completion_tokens=sum(attempt.generation.completion_tokens for attempt in attempts),
+        prompt_tokens=spent.prompt_tokens,
+        seconds=spent.seconds,
     )
+
+
+def rate_of(chains: Chains) -> Rate:
+    """Return the share of first attempts that passed."""
+    firsts = [(group, one.first) for group, one in chains if one.first is not None]
+    estimate = statistics.clustered_mean(_by_group((group, float(first)) for group, first in firsts))
+    return Rate(
+        rate=estimate.rate,
+        low=estimate.low,
+        high=estimate.high,
+        passed=sum(first is True for _, first in firsts),
+        judged=len(firsts),
+        no_verdict=len(chains) - len(firsts),
+        method=estimate.method,
+    )
+
+
+def survival_of(chains: Chains, r_max: int) -> statistics.Survival | None:
+    """Return how many attempts the chains needed; None: nothing was judged."""
+    return statistics.expected_attempts([_survival_chain(group, one) for group, one in chains], r_max)
 
 
 def summarise(
@@ -262,7 +147,7 @@ def summarise(
         about: the fields of `Evidence` that name what was measured with what.
     """
     pairs = _pair_up(specifications, samples, base, candidate)
-    changes = _changes(pairs) if candidate is not None else None
+    changes = changes_of(pairs) if candidate is not None else None
     return Evidence(
         specs=len(specifications),
         groups=len({pair.group for pair in pairs}),
@@ -270,12 +155,13 @@ def summarise(
         r_max=r_max,
         base=_performance(pairs, base, "base", r_max),
         candidate=_performance(pairs, candidate, "candidate", r_max) if candidate is not None else None,
-        difference=_comparison(pairs, seed) if candidate is not None else None,
+        difference=difference_of(pairs, seed) if candidate is not None else None,
         changes=changes,
-        by_action_pair=_by_action_pair(pairs, seed),
+        by_action_pair=by_action_pair(pairs, seed),
         drops=_drops(pairs, changes),
         seed=seed,
         per_spec=pairs,
+        costs=_costs(pairs, base, candidate),
         **about,
     )
 
@@ -299,7 +185,8 @@ def _survival_chain(group: str, outcome: Outcome) -> statistics.Chain:
     return statistics.Chain(group=group, judged=judged, solved=outcome.outcome == "solved", cut=cut)
 
 
-def _comparison(pairs: Sequence[Pair], seed: int) -> Comparison:
+def difference_of(pairs: Sequence[Pair], seed: int) -> Comparison:
+    """Return candidate minus base: first attempts that pass, paired, by group."""
     both = [(group, after - before) for group, before, after in _firsts(pairs)]
     plain = statistics.clustered_difference(_by_group(both), seed=seed)
     against = [(group, after - before) for group, before, after in _firsts(pairs, against_candidate=True)]
@@ -322,7 +209,8 @@ def _firsts(pairs: Iterable[Pair], *, against_candidate: bool = False) -> Iterab
             yield pair.group, float(before), float(after)
 
 
-def _changes(pairs: Sequence[Pair]) -> Changes:
+def changes_of(pairs: Sequence[Pair]) -> Changes:
+    """Return how pairs differ."""
     steps = [after - before for _, before, after in _firsts(pairs)]
     return Changes(
         gained=steps.count(1.0),
@@ -333,7 +221,8 @@ def _changes(pairs: Sequence[Pair]) -> Changes:
     )
 
 
-def _by_action_pair(pairs: Sequence[Pair], seed: int) -> list[ActionPair]:
+def by_action_pair(pairs: Sequence[Pair], seed: int) -> list[ActionPair]:
+    """Return the first attempts of each action pair, by name."""
     members: dict[str, list[Pair]] = collections.defaultdict(list)
     for pair in pairs:
         members[pair.action_pair_id].append(pair)
@@ -352,15 +241,48 @@ def _by_action_pair(pairs: Sequence[Pair], seed: int) -> list[ActionPair]:
                 difference=difference.rate,
                 low=difference.low,
                 high=difference.high,
+                p_value=difference.p_value,
             )
         )
-    return rows
+    adjusted = statistics.holm({row.action_pair_id: row.p_value for row in rows if row.p_value is not None})
+    return [msgspec.structs.replace(row, adjusted_p_value=adjusted.get(row.action_pair_id)) for row in rows]
 
 
 def _first_rate(pairs: Sequence[Pair], which: str) -> float | None:
     chains: list[tuple[str, Outcome | None]] = [(pair.group, getattr(pair, which)) for pair in pairs]
     judged = [(group, float(one.first)) for group, one in chains if one is not None and one.first is not None]
     return statistics.clustered_mean(_by_group(judged)).rate
+
+
+def _costs(pairs: Sequence[Pair], base: Iterable[Attempt], candidate: Iterable[Attempt] | None) -> list[GroupCost]:
+    chains = collections.Counter(pair.group for pair in pairs)
+    before, after = _attempts_by_group(base), _attempts_by_group(candidate or ())
+    return [
+        GroupCost(
+            group=group,
+            chains=count,
+            base=_spent(before[group]),
+            candidate=_spent(after[group]) if candidate is not None else None,
+        )
+        for group, count in chains.items()
+    ]
+
+
+def _attempts_by_group(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
+    groups: dict[str, list[Attempt]] = collections.defaultdict(list)
+    for attempt in attempts:
+        groups[group_of(attempt.specification)].append(attempt)
+    return groups
+
+
+def _spent(attempts: Sequence[Attempt]) -> Spent:
+    written = [attempt.generation for attempt in attempts]
+    known = all(each.tokens_known for each in written)
+    return Spent(
+        prompt_tokens=sum(each.prompt_tokens for each in written) if known else None,
+        completion_tokens=sum(each.completion_tokens for each in written) if known else None,
+        seconds=math.fsum(each.seconds for each in written) or None,  # nothing is written in no time
+    )
 
 
 def _drops(pairs: Sequence[Pair], changes: Changes | None) -> dict[str, int]:
