@@ -17,7 +17,7 @@ from guardlearn.errors import DataError, LeakageError, UsageError
 from guardlearn.evaluation import read_attempts
 from guardlearn.forgetting import GeneralText
 from guardlearn.gate import GateConfig, decide
-from guardlearn.loop.measuring import Measured, measure, paired
+from guardlearn.loop.measuring import SINCE_THE_BASE, Measured, measure, paired
 from guardlearn.prompts import Renderer
 from guardlearn.types import Specification
 from rivals import LIVE, NEXT, Rivals, WordGuard, drawn, specifications
@@ -134,14 +134,34 @@ def test_one_other_answer_in_a_retry_is_a_change(tmp_path):
 
 def test_each_other_action_pair_is_sampled_freshly_in_a_folder_of_its_own(tmp_path):
     found = everything(tmp_path)
-    assert sorted(found.regressions) == sorted(found.figures.regressions) == ["prose", "sql/write"]
-    assert {name: each.specs for name, each in found.regressions.items()} == {"prose": 6, "sql/write": 8}
+    of_base = {f"{name}{SINCE_THE_BASE}": name for name in ("prose", "sql/write")}
+    assert sorted(found.regressions) == sorted(found.figures.regressions) == sorted(["prose", "sql/write", *of_base])
     for name, each in found.regressions.items():
-        assert each.r_max == 1 and each.against == LIVE
+        assert each.r_max == 1 and each.against == (None if name in of_base else LIVE)
         assert found.figures.regressions[name] == paired(each)
-        assert {row.action_pair_id for row in each.by_action_pair} == {name}
+        pair = of_base.get(name, name)
+        assert {row.action_pair_id for row in each.by_action_pair} == {pair} and each.specs == 6 + 2 * (pair != "prose")
     logs = sorted((tmp_path / "regressions").glob("*/attempts.jsonl"))
-    assert [log.parent.name.rsplit("-", 1)[0] for log in logs] == ["prose", "sql-write"]
+    names = ["prose", "prose-since-the-base", "sql-write", "sql-write-since-the-base"]
+    assert sorted(log.parent.name.rsplit("-", 1)[0] for log in logs) == names
+
+
+def test_losses_that_add_up_over_rounds_are_seen_against_the_base(tmp_path):
+    """A little worse than what is live, which is a little worse than the base: too much since the base."""
+    specs, others = specifications(20), specifications(80, pair="other", letter="o")
+    base, live, following = ({spec.id: ["good"] for spec in others} for _ in range(3))
+    for number, spec in enumerate(others):
+        live[spec.id] = ["bad" if number % 20 == 0 else "good"]
+        following[spec.id] = ["bad" if number % 20 in (0, 1, 2) else "good"]
+    task = {spec.id: ["bad"] for spec in specs}
+    better = {spec.id: ["good"] for spec in specs}
+    generator = Rivals(base=task | base, live=task | live, next=better | following)
+    decision = decide(run(tmp_path, generator, specs, regressions=others).figures, GateConfig(margin=0.17))
+    assert [check.name for check in decision.checks if not check.passed] == ["no harm to other, since the base"]
+    first = decide(
+        run(tmp_path / "first", generator, specs, regressions=others, incumbent=None).figures, GateConfig(margin=0.17)
+    )
+    assert "no harm to other, since the base" not in [check.name for check in first.checks]
 
 
 def test_harm_elsewhere_is_seen_and_refuses(tmp_path):
@@ -150,7 +170,8 @@ def test_harm_elsewhere_is_seen_and_refuses(tmp_path):
     better = {spec.id: ["good"] for spec in specs} | {spec.id: ["bad"] for spec in others}
     generator = Rivals(base=answers, live=answers, next=better)
     decision = decide(run(tmp_path, generator, specs, regressions=others).figures)
-    assert [check.name for check in decision.checks if not check.passed] == ["no harm to other"]
+    failed = [check.name for check in decision.checks if not check.passed]
+    assert failed == ["no harm to other", f"no harm to other{SINCE_THE_BASE}"]
     assert decide(run(tmp_path / "kept", Rivals(base=answers, live=answers, next=better), specs).figures).promoted
 
 
