@@ -16,7 +16,10 @@ demo: install
 	$(BIN)/guardlearn demo --dir $(DEMO_DIR)
 
 test: install-dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --durations 15
+	@# compiled once: tests start hundreds of processes, guards among them pytest with all its plugins
+	$(BIN)/python -m compileall -q src
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --help > /dev/null
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 check: install-dev
 	$(BIN)/ruff check .

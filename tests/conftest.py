@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from guardlearn.guards import sandbox
 
@@ -28,6 +30,9 @@ if not sandbox.state().works:  # the tests' own artifacts do no harm; tests of t
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in a shell's background, where Ctrl-C would stay ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_WRITES_NO_BYTECODE = sys.dont_write_bytecode
+sys.dont_write_bytecode = False  # else each worker and each run would compile and rewrite all tests and Hypothesis anew
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -72,9 +77,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     """A Python that has imported the training libraries already."""
-    from warm import Nursery
+    from warm import TRAINING, Nursery
 
-    with contextlib.closing(Nursery(tmp_path_factory.mktemp("warm"))) as nursery:
+    with contextlib.closing(Nursery(tmp_path_factory.mktemp("warm"), TRAINING)) as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def warm_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """A Python that has imported the command line already, and no training library."""
+    from warm import COMMANDS, Nursery
+
+    with contextlib.closing(Nursery(tmp_path_factory.mktemp("warm-commands"), COMMANDS)) as nursery:
         yield nursery
 
 
@@ -97,6 +111,52 @@ def warm_starts(warm: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", warm.python)
 
 
+@pytest.fixture
+def commands_start_warm(warm_commands: Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, for programs that train nothing."""
+    monkeypatch.setattr("sys.executable", warm_commands.python)
+
+
+class _Compiled(sa.util.LRUCache[Any, Any]):
+    """Compiled statements, found by the kind of database and not by its engine."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return super().get((type(key[0]), *key[1:]), default)
+
+    def __setitem__(self, key: Any, compiled: Any) -> None:
+        super().__setitem__((type(key[0]), *key[1:]), compiled)
+
+
+_COMPILED = _Compiled(2000)
+
+
+@sa.event.listens_for(sa.Engine, "engine_connect")
+def _share_compiled(connection: sa.Connection) -> None:
+    """Let every test compile no statement that another one did: each opens engines of its own, hundreds in all."""
+    connection.execution_options(compiled_cache=_COMPILED)
+
+
+_LONGEST = (
+    "tutorial loop init engines_ray lineage stats_show dag_promises openai_collect chat_import backends report formats merging "
+    "training evaluate_killed exchange dag_law sandbox_hostile sandbox_apart incremental generators_transformers "
+    "full_disk atomicguard atomicguard_scale audit pipeline cli collect_kills dag_kills log_import dag_writers"
+).split()
+
+
+@pytest.hookimpl(trylast=True)  # pytest itself puts those of one database together
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let what takes longest begin first where workers share the tests, so that they end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        order = [f"test_{name}.py" for name in _LONGEST]
+        items.sort(key=lambda item: order.index(item.path.name) if item.path.name in order else len(order))
+
+
+def pytest_collection_finish() -> None:
+    """Look through what was imported no more when garbage is collected."""
+    sys.dont_write_bytecode = _WRITES_NO_BYTECODE
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A PostgreSQL server."""
@@ -106,16 +166,19 @@ def postgres() -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest) -> Iterator[Files | Server]:
-    """Where repositories can be made; a test that asks for it runs on both databases."""
+@pytest.fixture(scope="session")
+def sqlite_files() -> Iterator[Files]:
+    """A folder for SQLite files."""
     from databases import Files, in_memory
 
-    if request.param == "sqlite":
-        with tempfile.TemporaryDirectory(prefix="guardlearn-", dir=in_memory()) as folder:
-            yield Files(Path(folder))
-    else:
-        yield request.getfixturevalue("postgres")
+    with tempfile.TemporaryDirectory(prefix="guardlearn-", dir=in_memory()) as folder:
+        yield Files(Path(folder))
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest) -> Files | Server:
+    """Where repositories can be made; a test that asks for it runs on both databases."""
+    return request.getfixturevalue("sqlite_files" if request.param == "sqlite" else "postgres")
 
 
 @pytest.fixture

@@ -508,6 +508,7 @@ def project(tmp_path):
 HONEST = ("audit", "runs.db", "--guard", "house_style", "--specs", "specs.jsonl")
 
 
+@pytest.mark.usefixtures("commands_start_warm")
 def test_the_command_in_a_process_of_its_own(project):
     words = [sys.executable, "-m", "guardlearn", *HONEST]
     done = subprocess.run(words, cwd=project, capture_output=True, text=True, check=False)

@@ -21,7 +21,7 @@ from guardlearn.prompts import Renderer
 from guardlearn.traces import extract_traces
 from guardlearn.types import ArtifactStatus, Source
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
 
 SYSTEM = {"role": "system", "content": "Answer with SQL."}
 

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
+
+PYTHON = sys.executable
 LOG = [
     {"prompt": f"Add {n}", "answer": f"x + {n}!", "passed": False, "error": "no !", "session": f"c{n}", "at": 10 * n}
     for n in range(6)
@@ -20,6 +23,12 @@ def guardlearn(*arguments, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "guardlearn", *map(str, arguments)], capture_output=True, text=True, check=False, cwd=cwd
     )
+
+
+@pytest.fixture
+def from_nothing(commands_start_warm, monkeypatch):
+    """Let Python start as it does for a user, and import everything."""
+    monkeypatch.setattr("sys.executable", PYTHON)
 
 
 @pytest.fixture
@@ -63,6 +72,7 @@ def test_stats_counts_what_each_policy_selects(db):
     assert guardlearn("stats", db).returncode == 0
 
 
+@pytest.mark.usefixtures("from_nothing")
 def test_extract_writes_rows_and_says_what_it_dropped(db, tmp_path):
     out = tmp_path / "rows.jsonl"
     found = json.loads(guardlearn("extract", db, "-o", out, "--json").stdout)
@@ -174,6 +184,7 @@ def test_every_command_has_help():
         assert done.returncode == 0 and "--json" in done.stdout
 
 
+@pytest.mark.usefixtures("from_nothing")
 def test_doctor_says_what_runs_here():
     found = json.loads(guardlearn("doctor", "--json").stdout)
     assert {check["what"] for check in found["checks"]} >= {"Python 3.11+", "SQLite", "the demo's model"}

@@ -9,7 +9,7 @@ import pytest
 from guardlearn import ArtifactDAG, ArtifactStatus, RepositoryItem, Side, extract_traces
 from guardlearn.credentials import find_credentials, kinds_in
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
 
 # put together here, so that no scanner of this repository takes them for real ones
 AWS = "AKIA" + "IOSFODNN7EXAMPLE"

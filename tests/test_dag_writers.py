@@ -21,6 +21,8 @@ from guardlearn.dag import ArtifactDAG
 from guardlearn.errors import RepositoryError, UsageError
 from writing import attempt
 
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
+
 
 def in_another_process(script: str, *arguments: object) -> None:
     """Run a script that has `attempt` and ArtifactDAG, and wait for its end."""

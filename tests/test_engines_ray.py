@@ -26,13 +26,12 @@ from guardlearn.types import GenerationRequest, GuardContext
 from rules import WordGuard, guard, specification
 from test_engines import Draws, Slow, shape
 
-ray = pytest.importorskip("ray", reason="needs ray: pip install 'guardlearn[ray]'")
-
 SPECS = [specification(n) for n in range(20)]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
+    ray = pytest.importorskip("ray", reason="needs ray: pip install 'guardlearn[ray]'")  # takes seconds to import
     made = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
     with made as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -40,7 +39,11 @@ def cluster():
             num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             object_store_memory=100 * 2**20, _temp_dir=folder,
         )  # fmt: skip
-        yield
+        for name in (Draws.__module__, __name__):  # each worker would import all that these import
+            ray.cloudpickle.register_pickle_by_value(sys.modules[name])
+        yield ray
+        for name in (Draws.__module__, __name__):
+            ray.cloudpickle.unregister_pickle_by_value(sys.modules[name])
         ray.shutdown()
 
 
@@ -188,7 +191,7 @@ class Endless(ReplayGenerator):
         threading.Event().wait(600)
 
 
-def test_closing_waits_for_nobody():
+def test_closing_waits_for_nobody(cluster):
     running = engine(lambda: Endless(Draws.draw))
     request = GenerationRequest(messages=(), key="0/s1/0/1")
     future = running.generate([request], lambda index, generation: None)
@@ -196,7 +199,7 @@ def test_closing_waits_for_nobody():
     began = time.monotonic()
     running.close()
     assert time.monotonic() - began < 30
-    with pytest.raises(ray.exceptions.RayError):
+    with pytest.raises(cluster.exceptions.RayError):
         future.result(30)
 
 

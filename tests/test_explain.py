@@ -13,7 +13,7 @@ from guardlearn.errors import UsageError
 from guardlearn.predicates import everything, satisfies
 from guardlearn.types import ArtifactStatus
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
 
 ODD = '50%_done\'; \\ :name "x" ü'
 

@@ -44,7 +44,7 @@ from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem, Side
 from rules import guard, specification
 from training_samples import rewrite, sample_job, trace
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
 
 ACCEPTED, REJECTED, PENDING = ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED, ArtifactStatus.PENDING
 BOTH = ("accepted", "rejected")

@@ -168,6 +168,7 @@ def db(log):
     return path
 
 
+@pytest.mark.usefixtures("commands_start_warm")
 def test_appending_to_the_repository_is_all_or_nothing(log, tmp_path):
     path, first = tmp_path / "runs.db", tmp_path / "first.jsonl"
     first.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
@@ -223,6 +224,7 @@ def _fails(command):
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
+@pytest.mark.usefixtures("commands_start_warm")
 def test_extracting_rows(db, tmp_path):
     out = tmp_path / "rows.jsonl"
     out.write_text("older\n")

@@ -11,6 +11,8 @@ import pytest
 
 from guardlearn import ArtifactDAG
 
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
+
 TOML = """
 [guards.polite]
 kind = "all_of"

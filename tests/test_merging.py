@@ -437,6 +437,7 @@ def test_export_merges_and_gives_its_figures(tiny_model, adapter, merged, tmp_pa
     assert found["report"]["agreement"]["prompts"] == 20
 
 
+@pytest.mark.usefixtures("commands_start_warm")
 def test_export_to_something_unknown_names_what_is_allowed(adapter, tmp_path):
     command = [sys.executable, "-m", "guardlearn", "export", str(adapter), "--to", "gguf", "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -124,6 +124,7 @@ def complete(folder):
     return items
 
 
+@pytest.mark.usefixtures("commands_start_warm")
 def test_through_every_fault_a_collection_comes_out_whole_and_says_how_it_was_made(folder):
     def fault(number, messages):
         kind = zlib.crc32(messages[-1]["content"].encode())
@@ -151,6 +152,7 @@ def test_through_every_fault_a_collection_comes_out_whole_and_says_how_it_was_ma
         assert kept["latency_seconds"] > kept["generation_seconds"] > 0
 
 
+@pytest.mark.usefixtures("commands_start_warm")
 def test_a_server_that_goes_down_leaves_what_was_answered_and_the_same_command_goes_on(folder):
     with serving(FaultyServer(answer)) as server:
         server.fault = lambda number, messages: OK if server.faults[OK] < 12 else "nothing"

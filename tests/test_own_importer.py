@@ -25,6 +25,8 @@ from guardlearn.errors import DataError, GuardError, LogError, UsageError
 from guardlearn.guards import load_attribute
 from guardlearn.predicates import everything, excluded, refinement
 
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
+
 PAGE = (Path(__file__).parents[1] / "docs" / "importers.md").read_text(encoding="utf-8")
 (PROGRAM,) = re.findall(r"^```python\n(\"\"\"queries\.py.*?)^```$", PAGE, re.S | re.M)
 (COMMAND,) = re.findall(r"^    (guardlearn import queries\.csv .*)$", PAGE, re.M)

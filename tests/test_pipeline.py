@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -26,11 +25,11 @@ def lines():
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory):
+def imported(tmp_path_factory, warm):
     folder = tmp_path_factory.mktemp("imported")
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines()))
     fields = "spec=prompt,artifact=answer,accepted=passed,feedback=error,chain=session_id,time=at,group=family"
-    command = [sys.executable, "-m", "guardlearn", "import", "log.jsonl", "--into", "runs.db", "--map", fields]
+    command = [warm.python, "-m", "guardlearn", "import", "log.jsonl", "--into", "runs.db", "--map", fields]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder / "runs.db"
 

@@ -24,7 +24,7 @@ from guardlearn.digests import digest_json
 from guardlearn.errors import RepositoryError
 from guardlearn.types import ArtifactStatus
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
 
 OLD = Path(__file__).parent / "data" / "schema"
 VERSIONS = sorted(int(path.name.split(".")[0]) for path in OLD.glob("*.db.xz"))

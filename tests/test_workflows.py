@@ -17,7 +17,7 @@ from guardlearn.dag.importers.atomicguard import import_atomicguard
 from guardlearn.errors import DataError
 from guardlearn.predicates import everything, parse, workflow_ref
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = pytest.mark.usefixtures("commands_start_warm")
 
 STORES = Path(__file__).parent / "data" / "stores"
 WEB = STORES / "sqlite_2_39_1" / "web.db"
