@@ -137,9 +137,10 @@ def _share_compiled(connection: sa.Connection) -> None:
 
 
 _LONGEST = (
-    "tutorial loop init engines_ray lineage stats_show dag_promises openai_collect chat_import backends report formats merging "
-    "training evaluate_killed exchange dag_law sandbox_hostile sandbox_apart incremental generators_transformers "
-    "full_disk atomicguard atomicguard_scale audit pipeline cli collect_kills dag_kills log_import dag_writers"
+    "tutorial loop init engines_ray lineage stats_show dag_promises openai_collect chat_import backends report "
+    "formats merging training evaluate_killed exchange dag_law sandbox_hostile sandbox_apart incremental "
+    "generators_transformers full_disk atomicguard atomicguard_scale audit pipeline cli collect_kills dag_kills "
+    "log_import dag_writers"
 ).split()
 
 
