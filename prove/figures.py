@@ -1,4 +1,4 @@
-"""What README.md shows of docs/evidence/*.json: `python prove/figures.py` rewrites it, a test compares."""
+"""What README.md and docs/rounds.md show of docs/evidence/*.json: `python prove/figures.py` rewrites it; tests compare."""
 
 import json
 from pathlib import Path
@@ -60,11 +60,29 @@ def interval(rate):
 
 
 def points(difference):
-    return f"+{100 * difference['rate']:.1f} [{100 * difference['low']:.1f}, {100 * difference['high']:.1f}]"
+    return f"{100 * difference['rate']:+.1f} [{100 * difference['low']:.1f}, {100 * difference['high']:.1f}]"
+
+
+def rounds():
+    """Return what three rounds of the demo came to."""
+    proof = load("rounds")["result"]
+    rows = ["| round | decision | gain, points | would have found | why |", "|---|---|---|---|---|"]
+    for each in proof["rounds"]:
+        gain = points({"rate": each["gain"], "low": each["gain_low"], "high": each["gain_high"]})
+        found = "–" if each["detectable"] is None else f"{100 * each['detectable']:.1f}"
+        rows.append(f"| {each['round']} | {each['state']} | {gain} | {found} | {each['reason']} |")
+    shuffled = proof["shuffled"]
+    return (
+        "\n".join(rows)
+        + f"\n\nTrained on shuffled completions instead, against the live adapter: {shuffled['state']}, "
+        + f"{100 * shuffled['gain']:+.1f} points.\n"
+    )
 
 
 BLOCKS = {"program": program, "figures": figures}
-"""Each stands between two comments of its name."""
+"""Of README.md; each stands between two comments of its name."""
+ROUNDS = {"rounds": rounds}
+"""Of docs/rounds.md."""
 
 
 def comments(name):
@@ -72,13 +90,13 @@ def comments(name):
 
 
 def main():
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    for name, render in BLOCKS.items():
-        begin, end = comments(name)
-        before, rest = text.split(begin)
-        text = before + begin + render() + end + rest.split(end)[1]
-    readme.write_text(text, encoding="utf-8")
+    for page, blocks in ((ROOT / "README.md", BLOCKS), (ROOT / "docs" / "rounds.md", ROUNDS)):
+        text = page.read_text(encoding="utf-8")
+        for name, render in blocks.items():
+            begin, end = comments(name)
+            before, rest = text.split(begin)
+            text = before + begin + render() + end + rest.split(end)[1]
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

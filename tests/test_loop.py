@@ -94,6 +94,17 @@ class Project:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Leave no process and no open pipe behind, whatever happens."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        with contextlib.suppress(ValueError):  # its pipes are closed already
+            process.communicate()
+
+
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path) -> Project:
     return Project(tmp_path, str(tmp_path / "runs.db"), tiny_model)
@@ -370,14 +381,14 @@ def test_dry_run_says_what_a_round_could_show(project: Project) -> None:
 def test_watching_ends_when_rounds_no_longer_help(project: Project) -> None:
     project.write(more="patience = 2")
     looping.collect(project.target, [f"a{n}" for n in range(6)])
-    process = project.command("--watch", "--every", "0.2", "--json")
-    for name, due in (("b", 1), ("c", 2)):
-        patience = time.monotonic() + 60
-        while len([state for _, state in project.steps() if state in ("promoted", "refused")]) < due:
-            assert time.monotonic() < patience and process.poll() is None
-            time.sleep(0.1)
-        looping.collect(project.target, [f"{name}{n}" for n in range(5)])
-    out, err = process.communicate(timeout=120)
+    with ended(project.command("--watch", "--every", "0.2", "--json")) as process:
+        for name, due in (("b", 1), ("c", 2)):
+            patience = time.monotonic() + 300
+            while len([state for _, state in project.steps() if state in ("promoted", "refused")]) < due:
+                assert time.monotonic() < patience and process.poll() is None
+                time.sleep(0.1)
+            looping.collect(project.target, [f"{name}{n}" for n in range(5)])
+        out, err = process.communicate(timeout=300)
     told = json.loads(out)
     assert process.returncode == 0, err
     assert [each["state"] for each in told["rounds"]] == ["promoted", "refused", "refused"]
@@ -390,12 +401,12 @@ def test_ctrl_c_while_it_waits(project: Project) -> None:
     cold = str(Path(sys.prefix) / "bin" / "python")  # a warm one would take the signal itself
     command = [cold, "-m", "guardlearn", "loop", project.target, "--watch", "--every", "0.2"]
     process = subprocess.Popen(command, cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while "waiting" not in process.stderr.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
-    process.communicate()
+    with ended(process):
+        assert process.stderr is not None
+        while "waiting" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
 
 
 @pytest.mark.parametrize(
