@@ -1,4 +1,4 @@
-"""What README.md and docs/rounds.md show of docs/evidence/*.json: `python prove/figures.py` rewrites it; tests compare."""
+"""What README.md and docs/rounds.md show of docs/evidence: `python prove/figures.py` rewrites it; tests compare."""
 
 import json
 from pathlib import Path
