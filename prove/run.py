@@ -18,7 +18,7 @@ EVIDENCE = ROOT / "docs" / "evidence"
 WORK = ROOT / "prove-work"
 PROOFS = [
     "demo", "demo_swapped", "pairs", "clean_demo", "report_page", "merge", "readme", "unsloth_pretended", "writers",
-    "kills", "flips", "collect_kills", "ray_cluster", "server", "promotion", "hostile",
+    "kills", "flips", "collect_kills", "ray_cluster", "server", "promotion", "hostile", "tutorial",
 ]  # fmt: skip
 
 

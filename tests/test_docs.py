@@ -24,11 +24,14 @@ def figures():
     return module
 
 
-@pytest.mark.parametrize("name", ["program", "figures"])
-def test_what_is_shown_is_the_evidence(name):
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_what_is_shown_is_the_evidence(page):
     module = figures()
-    begin, end = module.comments(name)
-    assert README.split(begin)[1].split(end)[0] == module.BLOCKS[name]()
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert page in module.PAGES and len(module.PAGES) == 2
+    for name, render in module.PAGES[page].items():
+        begin, end = module.comments(name)
+        assert text.split(begin)[1].split(end)[0] == render()
 
 
 def proofs():
