@@ -76,8 +76,51 @@ def tutorial():
     )
 
 
+def hostile():
+    """Return what became of the hostile set."""
+    found = load("hostile")["result"]
+    attacks, goods = found["attacks_by_status"], found["good_by_status"]
+    return (
+        f"{found['attacks']} hostile artifacts through two guards, started by root and by a user: "
+        f"{attacks['rejected']} of {sum(attacks.values())} verdicts rejected them, {goods['accepted']} of "
+        f"{sum(goods.values())} good artifacts between them were accepted; on the host {len(found['changes'])} things "
+        f"changed, and {len(found['left_running'])} processes were left.\n"
+    )
+
+
+def collecting():
+    """Return what kills and a lost node did to collections."""
+    kills, cluster = load("collect_kills")["result"], load("ray_cluster")["result"]
+    over = max(each["tokens over a budget, at most"] for each in kills.values())
+    killed = " and ".join(f"{each['killed']} on {name}" for name, each in kills.items())
+    replay, model = cluster["replay"], cluster["model"]
+    return (
+        f"Killed with SIGKILL at random moments ({killed}), collections ended in the attempts of one that nobody "
+        f"killed, none twice; a budget of tokens was exceeded by {over} at most. On a Ray cluster of {replay['nodes']} "
+        f"nodes, one of them removed after {replay['attempts when a node went']} of {replay['attempts']} attempts, the "
+        f"items were those of the local engine; with the small model {100 * model['on the cluster']:.1f} % of first "
+        f"attempts passed there and {100 * model['here']:.1f} % here.\n"
+    )
+
+
+def server():
+    """Return what a collection through a real server and through faults came to."""
+    found = load("server")["result"]
+    direct, faults = found["direct"], found["through_faults"]
+    lost = faults["unfinished_chains"] + direct["unfinished_chains"]
+    return (
+        f"With {found['server']}: {direct['attempts']} attempts directly, and {faults['attempts']} through a proxy "
+        f"that injected {len(faults['faults'])} kinds of fault ({sum(faults['faults'].values())} in all), the "
+        f"collection killed once in the middle; {lost} chains unfinished, {faults['twice']} attempts stored twice, the "
+        f"key found in {faults['key_found']} files.\n"
+    )
+
+
 PAGES = {
     "README.md": {"program": program, "figures": figures},
+    "docs/collecting.md": {"collecting": collecting},
+    "docs/sandbox.md": {"hostile": hostile},
+    "docs/servers.md": {"server": server},
     "docs/tutorial.md": {"tutorial": tutorial},
 }
 """Blocks by page; each stands between two comments of its name."""
