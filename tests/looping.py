@@ -257,7 +257,7 @@ class _Loop:
 
     def __init__(self, folder: Path, target: str, model: Path, trainer: str | None) -> None:
         self.folder, self.target = folder, target
-        write_project(folder, model)
+        write_project(folder, model, promotion="alpha = 0.45")  # else a dozen groups show nothing from look 12 on
         found(target)
         self.trainer = trainer or str(write_trainer(folder))
 
