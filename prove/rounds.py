@@ -131,7 +131,7 @@ def bench():
         model_folder=model,
         guard=house_style,
         specs=[spec for side in sides for spec in specifications(side)],
-        open_generator=lambda manifest: (generator, None),
+        open_generator=lambda config, manifest: (generator, None),
         texts=forgetting.default_texts(),
     )
 

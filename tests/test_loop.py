@@ -15,9 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import killing
@@ -28,9 +30,11 @@ from guardlearn.cli.loop import _bench
 from guardlearn.dag import rounds
 from guardlearn.dag.rounds import State
 from guardlearn.errors import GuardlearnError, JobError, RepositoryError, UsageError
+from guardlearn.loop.advice import advice
 from guardlearn.loop.config import LoopSettings, read_settings
 from guardlearn.loop.planning import Waiting, rounds_of
-from guardlearn.loop.rounds import RoundResult, abandon, run_round
+from guardlearn.loop.results import RoundResult
+from guardlearn.loop.rounds import abandon, run_round
 from guardlearn.types import OnProgress
 
 pytestmark = pytest.mark.usefixtures("warm_starts")
@@ -220,8 +224,6 @@ def test_what_lands_meanwhile_is_the_next_rounds(anywhere: Project, step: str) -
 
 
 def _pending(item: Any) -> Any:
-    import msgspec
-
     return msgspec.structs.replace(item, status="pending")
 
 
@@ -265,6 +267,59 @@ def test_a_begun_round_keeps_its_settings(project: Project) -> None:
     project.decided()
     checks = {check["name"]: check for check in project.details(2, "refused")["decision"]["checks"]}
     assert "90.0 points" in checks["superiority"]["needed"]
+
+
+def test_a_begun_round_samples_as_it_was_planned(project: Project) -> None:
+    looping.collect(project.target, [f"a{n}" for n in range(6)])
+    interrupted_at(project, "measure")
+    project.write(more="temperature = 1.5")
+    asked: list[Any] = []
+    with contextlib.chdir(project.folder), ArtifactDAG.load(project.target) as dag:
+        wanted = project.settings()
+        bench = _bench(wanted, str(project.trainer))
+
+        def opened(config: Any, manifest: Any) -> Any:
+            asked.append((config.temperature, manifest["seed"]))
+            return bench.open_generator(config, manifest)
+
+        noting = msgspec.structs.replace(bench, open_generator=opened)
+        run_round(dag, wanted, noting, lambda name: contextlib.nullcontext(lambda *_: None), "tester")
+    assert wanted.loop.temperature == 1.5 and asked == [(0.7, 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda text: text.replace('match = ["^yes"]', 'match = ["yes"]'), "guard says_yes@"),
+        (lambda text: text.replace("[training]", 'hidden_guards = ["says_yes"]\n[training]'), "hidden guards"),
+        (lambda text: text.replace("[training]", 'general = "texts.jsonl"\n[training]'), "general texts"),
+    ],
+)
+def test_other_things_to_measure_with_stop_a_begun_round(
+    project: Project, change: Callable[[str], str], named: str
+) -> None:
+    looping.collect(project.target, [f"a{n}" for n in range(6)])
+    interrupted_at(project, "train")
+    (project.folder / "texts.jsonl").write_text('{"text": "One text of my own."}\n')
+    file = project.folder / "guardlearn.toml"
+    before = file.read_text()
+    file.write_text(change(before))
+    with pytest.raises(UsageError, match=rf"round 1 was planned with {named}.*--abandon") as said:
+        project.run()
+    assert "\n" not in str(said.value)
+    file.write_text(before)
+    assert project.decided().state is State.PROMOTED
+
+
+def interrupted_at(project: Project, step: str) -> None:
+    """Run a round up to where a step begins."""
+
+    def stop(name: str) -> None:
+        if name == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        project.run(stop)
 
 
 def test_other_held_out_specifications_stop_a_begun_round(project: Project) -> None:
@@ -325,7 +380,7 @@ def test_a_repository_behind_its_loop_is_refused(project: Project) -> None:
     backup = Path(project.target).read_bytes()
     project.decided()
     Path(project.target).write_bytes(backup)
-    with pytest.raises(RepositoryError, match="restored from a backup"):
+    with pytest.raises(RepositoryError, match="was restored from a backup"):
         project.run()
     assert project.steps() == []
 
@@ -395,6 +450,34 @@ def test_watching_ends_when_rounds_no_longer_help(project: Project) -> None:
     assert "the last 2 rounds" in told["advice"]
     page = (project.folder / "rounds" / "report.html").read_text()
     assert "3 rounds, 1 promoted" in page and "<svg" in page and "refused by difference" in page
+
+
+def rounds_that(*ends: tuple[str, float]) -> list[list[rounds.RoundStep]]:
+    """Rounds by the check that failed ("": promoted) and the upper end of the gain's interval."""
+    found = []
+    for number, (failed, high) in enumerate(ends, 1):
+        about = {"number": number, "learner": "me", "round": number, "created_at": datetime.now(UTC)}
+        plan = {"new_item_ids": [], "item_ids": [], "look": number, "settings": {"loop": {"folder": "rounds"}}}
+        measured = {"evidence": {"difference": {"rate": 0.0, "low": -0.1, "high": high}}, "cost": {"payback": None}}
+        checks = [{"name": failed or "superiority", "passed": not failed, "found": "", "needed": ""}]
+        decision = {
+            "promoted": not failed, "checks": checks, "level": 0.01, "p_value": 0.5, "gain": 0.0, "detectable": 0.12,
+        }  # fmt: skip
+        steps = [(State.PLANNED, plan), (State.MEASURED, measured)]
+        steps.append((State.REFUSED if failed else State.PROMOTED, {"decision": decision, "reason": ""}))
+        found.append([rounds.RoundStep(state=state, details=details, **about) for state, details in steps])
+    return found
+
+
+def test_the_stop_rule_tells_nothing_to_find_from_cannot_tell() -> None:
+    idle = ("superiority", 0.01)
+    assert advice(rounds_that(idle), 2, 0.02) == advice(rounds_that(idle, ("", 0.3), idle), 2, 0.02)
+    assert not advice(rounds_that(idle, ("no harm to sql", 0.01)), 2, 0.02).stop
+    nothing_left = advice(rounds_that(("", 0.5), idle, idle), 2, 0.02)
+    assert nothing_left.stop and "gained at most +1.0 points" in nothing_left.reason
+    cannot_tell = advice(rounds_that(idle, ("superiority", 0.09)), 2, 0.02)
+    assert cannot_tell.stop and "finds gains from +12.0 points on" in cannot_tell.reason
+    assert not advice(rounds_that(idle, idle), 3, 0.02).stop
 
 
 def test_ctrl_c_while_it_waits(project: Project) -> None:

@@ -482,9 +482,9 @@ def test_stats_shows_progress_only_when_it_takes_long(
 ) -> None:
     book.chain(REJECTED, ACCEPTED)
     command = ["stats", str(path), "--json", "--policy", "all"]
-    monkeypatch.setattr("guardlearn.cli.stats._QUIET_SECONDS", 600)  # however busy the machine is
+    monkeypatch.setattr("guardlearn.cli.console._QUIET_SECONDS", 600)  # however busy the machine is
     assert CliRunner().invoke(app, command).stderr == ""
-    monkeypatch.setattr("guardlearn.cli.stats._QUIET_SECONDS", -1)
+    monkeypatch.setattr("guardlearn.cli.console._QUIET_SECONDS", -1)
     done = CliRunner().invoke(app, command)
     assert "stats: 5/5" in done.stderr or "stats: 1/5" in done.stderr
     assert json.loads(done.stdout)["selection"]["selected"] == 1

@@ -15,9 +15,10 @@ from guardlearn.errors import UsageError
 
 if TYPE_CHECKING:
     from guardlearn.dag import ArtifactDAG
-    from guardlearn.loop.config import LoopSettings
+    from guardlearn.loop.config import LoopConfig, LoopSettings
     from guardlearn.loop.planning import Outlook, Waiting
-    from guardlearn.loop.rounds import Bench, RoundResult
+    from guardlearn.loop.results import RoundResult
+    from guardlearn.loop.rounds import Bench
 
 _NAP_SECONDS = 0.5
 
@@ -85,7 +86,7 @@ def _run(
 ) -> None:
     from guardlearn.loop import rounds
     from guardlearn.loop.history import write_history
-    from guardlearn.loop.rounds import RoundResult
+    from guardlearn.loop.results import RoundResult
 
     bench = _bench(wanted, python)
     done: list[RoundResult] = []
@@ -142,7 +143,7 @@ def _bench(wanted: LoopSettings, python: str | None) -> Bench:
         model_folder=resolve_model(config.base_model),
         guard=load_guard(config.guard),
         specs=_specifications(config.specs),
-        open_generator=lambda manifest: _open(wanted, manifest),
+        open_generator=_open,
         regressions=_specifications(config.regressions),
         texts=texts,
         hidden=[load_guard(name) for name in config.hidden_guards],
@@ -150,10 +151,9 @@ def _bench(wanted: LoopSettings, python: str | None) -> Bench:
     )
 
 
-def _open(wanted: LoopSettings, manifest: Any) -> tuple[Any, Any]:
+def _open(config: LoopConfig, manifest: Any) -> tuple[Any, Any]:
     from guardlearn.cli.options import open_loop
 
-    config = wanted.loop
     sampling = {
         "temperature": config.temperature,
         "max_new_tokens": config.max_new_tokens,

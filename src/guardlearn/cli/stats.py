@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     from guardlearn.selections import SelectionReport
 
 _ROWS_AN_AXIS = 6
-_QUIET_SECONDS = 2.0
 _AXES = {
     "action_pair": "by action pair",
     "source": "by source",
@@ -55,7 +51,7 @@ def command(
     if by is not None and by not in (*_AXES, "adapter,week"):
         raise UsageError(f"--by is {by!r}; allowed: {' | '.join([*_AXES, 'adapter,week'])}")
     predicate = chosen(policy, where) if policy or where else None
-    with opened(db) as dag, _progress() as on_progress:
+    with opened(db) as dag, console.late_progress("stats") as on_progress:
         found, total, report = _gather(dag, predicate, by, on_progress)
     if as_json:
         console.emit(found)
@@ -63,21 +59,6 @@ def command(
     _show(db, found, total, by)
     if report is not None:
         _explain(report)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """Show progress once counting has taken longer than a moment."""
-    started, shown = time.monotonic(), list[OnProgress]()
-    with contextlib.ExitStack() as stack:
-
-        def update(done: int, total: int, note: str) -> None:
-            if not shown and time.monotonic() - started > _QUIET_SECONDS:
-                shown.append(stack.enter_context(console.progress("stats")))
-            for show in shown:
-                show(done, total, note)
-
-        yield update
 
 
 def _gather(

@@ -7,7 +7,7 @@ neither lost nor trained twice. The row is written when the adapter is finished.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -145,20 +145,19 @@ def untrained(learner: str) -> sa.ColumnElement[bool]:
 
 def trained_contents(connection: Connection, learner: str, contents: Sequence[bytes]) -> set[bytes]:
     """Return those of `contents` that `learner` has trained, whichever item they came from."""
-    found: set[bytes] = set()
-    for batch in batches(contents):
-        query = sa.select(trained.c.content).where(trained.c.learner == learner, trained.c.content.in_(batch))
-        found.update(bytes(content) for content in connection.execute(query).scalars())
-    return found
+    return {bytes(content) for content in _trained(connection, learner, trained.c.content, contents)}
 
 
 def trained_seqs(connection: Connection, learner: str, seqs: Sequence[int]) -> set[int]:
     """Return those of `seqs` whose items `learner` has trained."""
-    found: set[int] = set()
-    for batch in batches(seqs):
-        query = sa.select(trained.c.seq).where(trained.c.learner == learner, trained.c.seq.in_(batch))
-        found.update(int(seq) for seq in connection.execute(query).scalars())
-    return found
+    return {int(seq) for seq in _trained(connection, learner, trained.c.seq, seqs)}
+
+
+def _trained(connection: Connection, learner: str, column: sa.Column[Any], values: Sequence[Any]) -> Iterator[Any]:
+    for batch in batches(values):
+        yield from connection.execute(
+            sa.select(column).where(trained.c.learner == learner, column.in_(batch))
+        ).scalars()
 
 
 def _known(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:

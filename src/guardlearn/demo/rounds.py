@@ -25,7 +25,8 @@ from guardlearn.lineage import live_adapter
 from guardlearn.loop.config import LoopConfig, LoopSettings
 from guardlearn.loop.history import write_history
 from guardlearn.loop.planning import Waiting, rounds_of
-from guardlearn.loop.rounds import Bench, RoundResult, result_of, run_round
+from guardlearn.loop.results import RoundResult, result_of
+from guardlearn.loop.rounds import Bench, run_round
 from guardlearn.prompts import Renderer
 from guardlearn.types import Side, Specification
 
@@ -87,7 +88,7 @@ def run_rounds(folder: Path, stage: Stage, rounds: int) -> RoundsResult:
         model_folder=model,
         guard=house_style,
         specs=[spec for side in sides for spec in specifications(side)],
-        open_generator=lambda manifest: (generator, None),
+        open_generator=lambda config, manifest: (generator, None),
         texts=forgetting.default_texts(),
     )
     waiting = ""

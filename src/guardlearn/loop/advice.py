@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from guardlearn.dag.rounds import RoundStep, State
-from guardlearn.loop.rounds import RoundResult, result_of
+from guardlearn.loop.results import RoundResult, result_of
 
 __all__ = ["Advice", "advice"]
 

@@ -19,7 +19,7 @@ from guardlearn.dag import ArtifactDAG, rounds
 from guardlearn.dag.checkpoints import trained_contents, trained_seqs
 from guardlearn.dag.rounds import RoundStep, State
 from guardlearn.digests import digest_json
-from guardlearn.errors import NoTracesError, RepositoryError, UsageError
+from guardlearn.errors import NoTracesError, UsageError
 from guardlearn.evidence import group_of
 from guardlearn.gate import GateConfig
 from guardlearn.jobs import recorded_histories, traces_again
@@ -153,7 +153,7 @@ def outlook(
 
 
 def plan_round(
-    dag: ArtifactDAG, settings: LoopSettings, specs: Sequence[Specification], *, model_folder: Path
+    dag: ArtifactDAG, settings: LoopSettings, specs: Sequence[Specification], measures: Mapping[str, Any]
 ) -> tuple[int, dict[str, Any]] | Waiting:
     """Return the next round's number and plan, or why none begins yet; nothing is stored.
 
@@ -161,16 +161,17 @@ def plan_round(
         dag: ℛ; it is only read.
         settings: what the loop is to do.
         specs: every specification of the loop; their sides in ℛ decide which ones measure.
-        model_folder: the base model's folder.
+        measures: what else the round will be measured with; it is kept with the plan.
 
     Raises:
         UsageError: no held-out specification, or so few groups that no gain could ever be shown.
-        RepositoryError: a folder of this round is there already, though ℛ knows of no such round.
         ModelError: the live adapter is not what was promoted.
         DataError: the sides of ℛ cannot support a measurement.
     """
     config = settings.loop
-    number = len(rounds_of(dag, config.learner)) + 1
+    with dag.reading() as connection:
+        last = rounds.read(connection, config.learner, last=True)
+    number = last[0].round + 1 if last else 1
     try:
         extraction = extract_traces(dag, config.select)
     except NoTracesError as error:
@@ -181,8 +182,7 @@ def plan_round(
         return Waiting(new=len(new), needed=config.min_new_traces, reason=reason)
     held_out = on_side(dag, specs, Side.HELD_OUT)
     seen = _checked(outlook(dag, config.learner, held_out, config.samples, settings.promotion, GAIN))
-    _must_be_free(Path(config.folder), number, dag.target)
-    return number, _plan(dag, settings, extraction, new, held_out, seen, number)
+    return number, _plan(dag, settings, extraction, new, held_out, seen, number) | {"measures": dict(measures)}
 
 
 def planned_extraction(dag: ArtifactDAG, plan: Mapping[str, Any]) -> Extraction:
@@ -276,16 +276,6 @@ def _checked(seen: Outlook) -> Outlook:
             f"needs at least {fewest}; add held-out specifications of other groups"
         )
     return seen
-
-
-def _must_be_free(folder: Path, number: int, target: str) -> None:
-    """Refuse a folder that ℛ knows nothing of: ℛ was restored from a backup, or another ℛ worked here."""
-    place = folder / f"{number:03}"
-    if place.exists():
-        raise RepositoryError(
-            f"{place} exists, but {target} has only {number - 1} rounds of this learner: it was restored from a backup "
-            "behind its loop, or another repository worked there; restore a later one, or move the folder away"
-        )
 
 
 def _new(dag: ArtifactDAG, learner: str, traces: Sequence[TrainingTrace]) -> list[str]:

@@ -17,25 +17,24 @@ import msgspec
 
 from guardlearn import adapters, gate, jobs, report
 from guardlearn.adapters import adapter_digest, config_digest
-from guardlearn.comparing import Payback, pays_after
 from guardlearn.dag import ArtifactDAG, checkpoints, registration, rounds
-from guardlearn.dag.importers.atomicguard_prompts import dependency_contents
 from guardlearn.dag.rounds import RoundStep, State
-from guardlearn.digests import digest_file
+from guardlearn.digests import digest_file, digest_json
 from guardlearn.engines import Engine
 from guardlearn.errors import RepositoryError, UsageError
 from guardlearn.forgetting import GeneralText
-from guardlearn.gate import Decision, GateConfig, GateFigures
-from guardlearn.jobs import TrainingConfig
+from guardlearn.gate import GateConfig, GateFigures
+from guardlearn.jobs import TrainingConfig, traces_again
 from guardlearn.loop.checkpoint import check_item, check_restored, last_checkpoint
 from guardlearn.loop.config import LoopConfig, LoopSettings
-from guardlearn.loop.measuring import Measured, measure
-from guardlearn.loop.planning import Waiting, held_out_digest, on_side, plan_round, planned_extraction, rounds_of
+from guardlearn.loop.measuring import measure
+from guardlearn.loop.planning import Waiting, held_out_digest, on_side, plan_round, planned_extraction
+from guardlearn.loop.results import RoundResult, cost_of, measurement, result_of
 from guardlearn.prompts import PromptConfig, Renderer
 from guardlearn.traces import content_digest
 from guardlearn.types import Generator, Guard, OnProgress, Side, Specification
 
-__all__ = ["Bench", "RoundResult", "Stage", "abandon", "result_of", "run_round"]
+__all__ = ["Bench", "Stage", "abandon", "run_round"]
 
 Stage = Callable[[str], contextlib.AbstractContextManager[OnProgress]]
 """Opens a step's progress display by its name."""
@@ -49,39 +48,14 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     guard: Guard
     specs: list[Specification]
     """All of the loop's; their sides in ℛ decide what they are for."""
-    open_generator: Callable[[Mapping[str, Any]], tuple[Generator, Engine | None]]
-    """Loads π_θ on the bare base for an adapter's manifest, when it is measured; the round closes the engine."""
+    open_generator: Callable[[LoopConfig, Mapping[str, Any]], tuple[Generator, Engine | None]]
+    """Loads π_θ on the bare base, as the round's settings sample, for an adapter's manifest; the round closes the
+    engine."""
     regressions: list[Specification] = []
     texts: list[GeneralText] = []
     hidden: list[Guard] = []
     python: str | None = None
     """Interpreter of the training process; None: this one."""
-
-
-class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round came to."""
-
-    learner: str
-    round: int
-    state: State
-    reason: str
-    """Why it was promoted or refused, in one line."""
-    adapter: str
-    """Folder of the round's adapter; "" where it came to none."""
-    adapter_digest: str
-    new_traces: int
-    traces: int
-    rows: int
-    gain: float | None
-    """Candidate minus incumbent, share of first attempts; None: not measured."""
-    gain_low: float | None
-    gain_high: float | None
-    detectable: float | None
-    """The smallest true gain that its measurement would have found."""
-    look: int
-    folder: str
-    payback: Payback | None
-    """After how many tasks the round would have paid for itself, were its candidate live; None: not measured."""
 
 
 def run_round(
@@ -108,7 +82,7 @@ def run_round(
             _check_repository(dag, settings.loop)
             with stage("plan") as progress:
                 progress(0, 1, "looking for new traces")
-                planned = plan_round(dag, settings, bench.specs, model_folder=bench.model_folder)
+                planned = plan_round(dag, settings, bench.specs, _measures(bench))
                 progress(1, 1, "")
             if isinstance(planned, Waiting):
                 return planned
@@ -150,7 +124,7 @@ class _Round:
 
     def finish(self) -> RoundResult:
         """Do every step that is left."""
-        self._check_held_out()
+        self._check_bench()
         following = {
             State.PLANNED: self._extract,
             State.EXTRACTED: self._train,
@@ -164,19 +138,25 @@ class _Round:
     def _details(self, state: State) -> dict[str, Any]:
         return next(step.details for step in self.steps if step.state is state)
 
-    def _check_held_out(self) -> None:
+    def _check_bench(self) -> None:
+        """Refuse to measure a round with other things than it was planned with."""
         found = held_out_digest(self.held_out)
         if found != self.plan["held_out"]["digest"]:
             raise UsageError(
                 f"round {self.number} was planned with {self.plan['held_out']['specs']} held-out specifications, these "
                 f"are others ({len(self.held_out)}): give the ones it was planned with, or end it with --abandon"
             )
+        for name, planned in self.plan["measures"].items():
+            if planned != (now := _measures(self.bench)[name]):
+                raise UsageError(
+                    f"round {self.number} was planned with {name} {_short(planned)}, now it is {_short(now)}: give "
+                    "what it was planned with, or end it with --abandon"
+                )
 
     def _extract(self) -> None:
         with self.stage("extract") as progress:
             extraction = planned_extraction(self.dag, self.plan)
             parent = self.plan["parent"]
-            prompts = PromptConfig(retry=self.training.retry, layout=self.training.layout)
             summary = jobs.write_job(
                 self.folder / "job",
                 extraction,
@@ -185,9 +165,6 @@ class _Round:
                 weights=self.plan["weights"] or None,
                 about=self.plan["weighting"],
                 parent=Path(parent["adapter"]) if parent else None,
-                dependencies=dependency_contents(self.dag, (t.item for t in extraction.traces))
-                if prompts.templates
-                else None,
                 on_progress=progress,
             )
         self._append(
@@ -222,7 +199,7 @@ class _Round:
             "manifest": manifest,
             "result": trained.result,
         }
-        contents = {name: content_digest(self.dag.get_item(name)) for name in self.plan["new_item_ids"]}
+        contents = self._new_contents()
         before = last_checkpoint(self.dag, self.learner)
         about = {
             "seq": self.plan["seq"],
@@ -242,7 +219,7 @@ class _Round:
         kept = on_side(self.dag, self.bench.specs, Side.VALIDATION)
         prompts = PromptConfig(**manifest["prompts"])
         with self.stage("measure") as progress:
-            generator, engine = self.bench.open_generator(manifest)
+            generator, engine = self.bench.open_generator(config, manifest)
             with contextlib.closing(engine) if engine else contextlib.nullcontext():
                 measured = measure(
                     self.held_out,
@@ -267,15 +244,20 @@ class _Round:
                 )
         if measured.evidence is not None:
             report.write(self.folder, measured.evidence, story=report.story_of_adapter(Path(trained["adapter"])))
-        details = _measurement(measured, self.folder) | {"cost": _cost(measured, trained["result"])}
+        details = measurement(measured, self.folder) | {"cost": cost_of(measured, trained["result"])}
         with self.dag.writing() as connection:
             if measured.evidence is not None:
                 sides = registration.sides_digest(connection)
                 registration.record_reading(connection, trained["adapter_digest"], sides, len(self.held_out), "gate")
             self.steps.append(rounds.append(connection, self.learner, self.number, State.MEASURED, details))
 
+    def _new_contents(self) -> dict[str, bytes]:
+        """Return what each new trace teaches, as it was planned: also of those that a cap kept out of the job."""
+        new = traces_again(self.dag, self.plan["new_item_ids"], histories=self.plan["histories"])
+        return {trace.item.id: content_digest(trace.item) for trace in new}
+
     def _trained_action_pairs(self) -> set[str]:
-        return {self.dag.get_item(name).action_pair_id for name in self.plan["item_ids"]}
+        return {trace.item.action_pair_id for trace in planned_extraction(self.dag, self.plan).traces}
 
     def _decide(self) -> None:
         trained, measured = self._details(State.TRAINED), self._details(State.MEASURED)
@@ -307,65 +289,25 @@ class _Round:
         self.steps.append(_append(self.dag, self.learner, self.number, state, details))
 
 
-def result_of(steps: Sequence[RoundStep]) -> RoundResult:
-    """Return what the steps of a decided round came to."""
-    details = {step.state: step.details for step in steps}
-    plan, last = details[State.PLANNED], steps[-1]
-    trained, extracted = details.get(State.TRAINED, {}), details.get(State.EXTRACTED, {})
-    decision = msgspec.convert(last.details["decision"], Decision | None)
-    difference = (details.get(State.MEASURED, {}).get("evidence") or {}).get("difference") or {}
-    return RoundResult(
-        learner=last.learner,
-        round=last.round,
-        state=last.state,
-        reason=last.details["reason"],
-        adapter=trained.get("adapter", ""),
-        adapter_digest=trained.get("adapter_digest", ""),
-        new_traces=len(plan["new_item_ids"]),
-        traces=len(plan["item_ids"]),
-        rows=extracted.get("rows", 0),
-        gain=difference.get("rate"),
-        gain_low=difference.get("low"),
-        gain_high=difference.get("high"),
-        detectable=decision.detectable if decision else None,
-        look=plan["look"],
-        folder=str(Path(plan["settings"]["loop"]["folder"]).absolute() / f"{last.round:03}"),
-        payback=msgspec.convert(details.get(State.MEASURED, {}).get("cost", {}).get("payback"), Payback | None),
-    )
+def _last_round(dag: ArtifactDAG, learner: str) -> list[RoundStep]:
+    with dag.reading() as connection:
+        last = rounds.read(connection, learner, last=True)
+        return rounds.read(connection, learner, last[0].round) if last else []
 
 
-def _measurement(measured: Measured, folder: Path) -> dict[str, Any]:
-    """Return what ℛ keeps of a measurement: every figure that decides, and the evidence without its single pairs."""
-
-    def short(evidence: Any) -> dict[str, Any]:
-        said: dict[str, Any] = msgspec.to_builtins(evidence)
-        del said["per_spec"]
-        return said
-
+def _measures(bench: Bench) -> dict[str, Any]:
+    """Return what decides a measurement beside the held-out specifications, as far as it can be told apart."""
     return {
-        "figures": msgspec.to_builtins(measured.figures),
-        "evidence": short(measured.evidence) if measured.evidence else None,
-        "evidence_file": str(folder / report.EVIDENCE) if measured.evidence else "",
-        "regressions": {name: short(each) for name, each in measured.regressions.items()},
-        "forgetting": msgspec.to_builtins(measured.forgetting),
-        "hidden": msgspec.to_builtins(measured.hidden),
-        "checked": measured.checked,
-        "unmeasured": measured.unmeasured,
+        "guard": f"{bench.guard.name}@{bench.guard.version}",
+        "hidden guards": [f"{each.name}@{each.version}" for each in bench.hidden],
+        "regressions": held_out_digest(bench.regressions),
+        "general texts": digest_json(msgspec.to_builtins(bench.texts)),
     }
 
 
-def _cost(measured: Measured, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the round cost, and after how many tasks its candidate has paid for it, were it live."""
-    trained = float(training.get("seconds", 0.0))
-    said: dict[str, Any] = {"trained_seconds": trained, "measured_seconds": measured.seconds, "payback": None}
-    if measured.evidence is not None:
-        spent = trained + sum(measured.seconds.values())
-        said["payback"] = msgspec.to_builtins(pays_after(measured.evidence.costs, spent_seconds=spent))
-    return said
-
-
-def _last_round(dag: ArtifactDAG, learner: str) -> list[RoundStep]:
-    return next(iter(reversed(rounds_of(dag, learner))), [])
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"
 
 
 def _append(dag: ArtifactDAG, learner: str, number: int, state: State, details: Mapping[str, Any]) -> RoundStep:
