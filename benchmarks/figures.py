@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import figures_models
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 RECORDS = ROOT / "docs" / "benchmarks.json"
@@ -194,7 +196,11 @@ def machine(records: dict[str, Any]) -> str:
 
 
 BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
-    block.__name__: block for block in (machine, wanted, reading, writing, memory)
+    block.__name__: block
+    for block in (
+        *(machine, wanted, reading, writing, memory),
+        *(figures_models.training, figures_models.ingredients, figures_models.generation),
+    )
 }
 """Each stands between two comments of its name."""
 

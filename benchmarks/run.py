@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ["repository.py", "generation.py", "sandbox.py"]
+BENCHMARKS = ["repository.py", "training.py", "generation.py", "sandbox.py"]
 
 
 def main() -> int:

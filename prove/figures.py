@@ -116,8 +116,57 @@ def server():
     )
 
 
+def gpu():
+    """Return what `benchmarks/gpu.py` left: training on a CUDA device, backend by backend."""
+    record = json.loads((ROOT / "docs" / "gpu.json").read_text(encoding="utf-8"))
+    device, speeds, trained = record["device"], record.get("speeds", {}), record.get("trained", {})
+    arms = ("trl 16 bit", "unsloth 16 bit", "unsloth 4 bit")
+    ceiling = device["ceiling_tflops"]
+
+    def cells(found, show):
+        return [show(found[arm]) if arm in found else "not measured" for arm in arms]
+
+    def reached(arm):
+        return arm["share_of_ceiling"] * arm["tokens_per_second_of_a_step"] / arm["tokens_per_second"]
+
+    def losses(arm):
+        return f"{arm['validation_loss']['base']:.3f} → {arm['validation_loss']['trained']:.3f}"
+
+    lines = {
+        "the demo's traces: validation loss, base → trained": cells(trained, losses),
+        "the demo's held-out specifications: first attempts that pass": cells(
+            record.get("evaluated", {}), lambda arm: percent(arm["candidate"])
+        ),
+        "1.7 billion parameters: tokens a second, median step": cells(
+            speeds, lambda arm: f"{arm['tokens_per_second_of_a_step']:,}"
+        ),
+        "… share of the ceiling": cells(speeds, lambda arm: f"{100 * reached(arm):.0f} %"),
+        "… memory of the device": cells(speeds, lambda arm: f"{arm['device_memory_mib'] / 1024:.1f} GiB"),
+        "… start, compiling and 20 steps, seconds": cells(speeds, lambda arm: f"{arm['seconds']:.0f}"),
+    }
+    demo = record["demo"]
+    rows = ["| | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
+    rows += [f"| {name} | " + " | ".join(found) + " |" for name, found in lines.items()]
+    named = ", ".join(f"{name} {version}" for name, version in device["versions"].items())
+    rows += [
+        "",
+        f"{record['date']}: one {device['name']} (driver, memory: {device['driver, memory']}), CUDA {device['cuda']}, "
+        f"{named}. Its matrix product in bfloat16 reached {ceiling:.0f} TFLOP/s, the ceiling above. The whole of "
+        f"`guardlearn demo`, training by {demo['training']['backend']}, took {demo['wall']:.0f} s; first attempts that "
+        "pass went from "
+        f"{percent(demo['base'])} to {percent(demo['candidate'])} ({points(demo['difference'])} points) on "
+        f"{demo['specs']} specifications.",
+        "",
+        "A step of the large model is 16 rows of 600 to 1100 tokens. Not measured: "
+        + ", ".join(name for name in ("sft+kto", "sft+dpo", "memory", "generation") if name not in record | trained)
+        + ".",
+    ]
+    return "\n".join(rows) + "\n"
+
+
 PAGES = {
     "README.md": {"program": program, "figures": figures},
+    "docs/gpu.md": {"gpu": gpu},
     "docs/collecting.md": {"collecting": collecting},
     "docs/sandbox.md": {"hostile": hostile},
     "docs/servers.md": {"server": server},

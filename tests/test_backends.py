@@ -124,7 +124,7 @@ def test_erratum_37_unsloth_without_cuda_is_one_line_and_begins_nothing(job, tin
     for part in ("a CUDA device", "the package bitsandbytes", COMMAND, "--backend trl"):
         assert part in done.stderr
     assert not was_imported(site)
-    assert sorted({path.name for path in job.iterdir()} - {"train.log", ".lock"}) == before
+    assert sorted({path.name for path in job.iterdir()} - {"train.log", ".lock", "failure.json"}) == before
 
 
 def test_a_job_that_asks_for_unsloth_says_the_same_and_trains_with_trl_all_the_same(tiny_model, tmp_path, warm_starts):

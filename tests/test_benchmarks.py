@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from training_samples import sample_extraction
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "benchmarks" / "repository.py"
 SIZE = 200
@@ -59,6 +61,93 @@ def test_the_page_shows_the_records():
     for name, render in figures.BLOCKS.items():
         begin, end = figures.comments(name)
         assert page.split(begin)[1].split(end)[0] == render(records)
+
+
+def test_pages_say_what_was_missed():
+    figures = importlib.import_module("figures_models")
+    turn = {"seconds": 2.0, "cpu_seconds": 2.0, "steps": 2}
+    arm = {"rows": 16, "precision": "fp32", "ceiling_gflops": 90, "share_of_ceiling": 0.5, "peak_mib": 900}
+    arm |= {"completion_tokens_per_second": 10.0, "tokens_per_second": 20.0, "turns": [turn]}
+    arm["before"] = {"imports": 1, "tokenizer": 1, "base": 1, "tokenise": 1}
+    on = {"date": "-", "model": "m", "device": "d", "cores": 2, "threads": 2, "memory_gib": 1, "versions": {}}
+    entry = {"arms": {"guide": arm | {"turns": [turn | {"seconds": 3.0}]}, "trl": arm, "ours": arm}}
+    entry |= {"measured": on | {"load_average": [1, 2]}, "validation_rows": 4}
+    losses = {"base": 2.0, "guide": 1.0, "trl": 1.0, "ours": 1.0}
+    met = figures.training({"training": entry | {"validation_loss": losses}})
+    assert "1.5 [1.5–1.5] times, and" in met and "missed" not in met
+    assert "**missed**" in figures.training({"training": entry | {"validation_loss": losses | {"ours": 1.1}}})
+    entry["arms"]["guide"] = arm | {"turns": [turn | {"seconds": 2.9}]}
+    assert "**missed**" in figures.training({"training": entry | {"validation_loss": losses}})
+    assert figures.training({}) == figures.ingredients({}) == figures.generation({}) == figures.NOT_MEASURED
+
+
+def test_every_ingredient_can_be_taken_away_and_comes_back():
+    from guardlearn.training import objective, sft, sharing, trl
+
+    arms, figures = importlib.import_module("training_arms"), importlib.import_module("figures_models")
+    assert list(arms.INGREDIENTS) == list(figures.INGREDIENTS)
+    modules = (objective, sft, sharing, trl)
+    before = [dict(vars(module)) for module in modules]
+    changed = set()
+    for name, without in arms.INGREDIENTS.items():
+        with without():
+            if [dict(vars(module)) for module in modules] != before:
+                changed.add(name)
+        assert [dict(vars(module)) for module in modules] == before
+    assert {*arms.INGREDIENTS} - changed == {"threads", "environment"}
+
+
+def test_training_arms_take_turns_on_the_same_rows(tmp_path, tiny_model):
+    from guardlearn.jobs import TrainingConfig, write_job
+
+    job, records = tmp_path / "job", tmp_path / "records.json"
+    write_job(job, sample_extraction(18), tiny_model, TrainingConfig(views=("first_attempt",)))
+    work = tmp_path / "work"
+    work.mkdir()
+    command = [sys.executable, str(PROGRAM.with_name("training.py")), "--job", str(job), "--model", str(tiny_model)]
+    command += ["--rows", "17", "--parts", "arms", "--work", str(work), "--json", str(records)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["guide_over_ours"]["ratio"] > 0 and 0 < found["share_of_ceiling"]["ours"] < 1
+    losses = found["validation_loss"]
+    assert set(losses) == {"base", "guide", "trl", "ours"} and losses["ours"] < losses["base"]
+    kept = json.loads(records.read_text())
+    arms = kept["training"]["arms"]
+    assert {(arm["rows"], arm["tokens"], arm["completion_tokens"]) for arm in arms.values()} == {
+        (16, arms["ours"]["tokens"], arms["ours"]["completion_tokens"])
+    }
+    assert {len(arm["turns"]) for arm in arms.values()} == {1}
+    assert arms["guide"]["precision"] == "fp32"
+    assert "guardlearn" in importlib.import_module("figures_models").training(kept)
+    assert list(work.iterdir()) == []
+
+
+def test_a_job_without_rows_to_compare_is_one_line(tmp_path, tiny_model):
+    command = [sys.executable, str(PROGRAM.with_name("training.py")), "--job", str(tmp_path)]
+    done = subprocess.run(
+        [*command, "--model", str(tiny_model)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        f"bench: {tmp_path} holds no train.jsonl; a job folder is what `guardlearn train` writes and trains"
+    )
+
+
+def test_three_ways_to_generate_agree_where_nothing_is_drawn(tmp_path, tiny_model):
+    records = tmp_path / "records.json"
+    command = [sys.executable, str(PROGRAM.with_name("generation.py")), "--model", str(tiny_model)]
+    done = subprocess.run(
+        [*command, "--prompts", "6", "--json", str(records)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["greedy"]["equal"] == found["greedy"]["prompts"] == 6
+    assert set(found["tokens_per_second"]) == {"guide", "library", "ours"}
+    assert found["verdicts"]["ours"]["prompts"] == found["verdicts"]["library"]["prompts"] == 6
+    kept = json.loads(records.read_text())
+    assert kept["generation"]["sides"]["guide"]["prompts"] == 4
+    assert "one by one: 6 of 6" in importlib.import_module("figures_models").generation(kept)
 
 
 def test_a_small_run_measures_every_side(tmp_path):

@@ -30,7 +30,7 @@ def figures():
 def test_what_is_shown_is_the_evidence(page):
     module = figures()
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert page in module.PAGES and len(module.PAGES) == 5
+    assert page in module.PAGES and len(module.PAGES) == 6
     for name, render in module.PAGES[page].items():
         begin, end = module.comments(name)
         assert text.split(begin)[1].split(end)[0] == render()

@@ -242,5 +242,5 @@ def test_options_that_do_not_belong_are_refused(command, said, tmp_path):
 def test_an_adapter_needs_its_form(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     done = CliRunner().invoke(app, ["export", str(tmp_path), "-o", str(tmp_path / "out")])
-    assert isinstance(done.exception, UsageError) and "needs --to; allowed: merged" in str(done.exception)
+    assert isinstance(done.exception, UsageError) and "needs --to; allowed: peft, merged, ollama" in str(done.exception)
     assert not (tmp_path / "out").exists()

@@ -115,7 +115,7 @@ def test_training_stops_with_one_line_and_the_same_command_continues(tiny_model,
     before = names(job)
     line = refused(JobError, LIMIT_BYTES, lambda: run_job(job, tiny_model))
     assert line.startswith(f"{job} cannot be written ({REASON}; ") and "the same command continues" in line
-    assert set(names(job)) - set(before) == {".lock", ".training", "train.log"}
+    assert set(names(job)) - set(before) == {".lock", ".training", "failure.json", "train.log"}
     finished = run_job(job, tiny_model)
     assert finished.result["steps"] == 2
     assert not (job / ".training").exists()
@@ -206,7 +206,7 @@ for size in range(200, 2000, 100):
 
 
 def test_a_new_repository_is_whole_or_not_there(tmp_path):
-    """Its tables go through SQLite's log: a disk may have room for that, and none for folding it into the file."""
+    """A disk may have room for its tables, and none for noting in the file how others write to it."""
     spaces = (["unshare", "--mount"], ["unshare", "--mount", "--user", "--map-root-user"])
     mount = ["mount", "-t", "tmpfs", "tmpfs", tmp_path]
     able = [space for space in spaces if shutil.which("unshare") and not _fails([*space, *mount])]

@@ -107,7 +107,7 @@ def test_unknown_settings_and_formats_are_refused(tiny_model, tmp_path):
     with pytest.raises(JobError, match="warp_speed"):
         read_job(job)
     (job / "manifest.json").write_text('{"format": 99}', encoding="utf-8")
-    with pytest.raises(JobError, match="format 99, this trainer reads 2 and 3"):
+    with pytest.raises(JobError, match="format 99, this trainer reads 2, 3 and 4"):
         read_job(job)
 
 

@@ -442,7 +442,7 @@ def test_export_to_something_unknown_names_what_is_allowed(adapter, tmp_path):
     command = [sys.executable, "-m", "guardlearn", "export", str(adapter), "--to", "gguf", "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "guardlearn: --to is 'gguf'; allowed: merged\n"
+    assert done.stderr == "guardlearn: --to is 'gguf'; allowed: peft, merged, ollama\n"
 
 
 def test_the_table_says_what_was_measured(merged, capsys):

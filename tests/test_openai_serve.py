@@ -1,12 +1,7 @@
 """A real OpenAI-compatible server, `transformers serve`: what it answers is what the same model answers here."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -18,6 +13,7 @@ from guardlearn.generators import OpenAISettings, SamplingConfig, open_generator
 from guardlearn.generators.server import special_tokens_in
 from guardlearn.prompts import Renderer, encode_prompt, special_tokens
 from guardlearn.types import GenerationRequest
+from served import transformers_serve
 
 SPECS = [{"id": f"s{n}", "specification": f"Say something about <|im_end|> {n}", "group": f"g{n}"} for n in range(4)]
 RULE = """
@@ -56,35 +52,8 @@ def tuned_model(tiny_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The address of a `transformers serve` that loads whatever folder it is asked for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    command = [
-        str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1", "--port", str(port),
-        "--device", "cpu", "--dtype", "float32",
-    ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def wait_for(url, process, log):
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"no server after 180 s: {log.read_text()}")
+    with transformers_serve(tmp_path_factory.mktemp("serve") / "log") as url:
+        yield url
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def trainer(tiny_model, tmp_path_factory):
     batches = plan([len(row) for row in rows], 4, epochs=1.0, max_steps=None, seed=0)
     options = Options(learning_rate=2e-4, warmup_ratio=0.0, seed=0, save_steps=100)
     built = build(add_lora_adapters(model), tokenizer, rows, batches, folder / "out", options)
-    built.raw, built.tokenizer = raw, tokenizer
+    built.raw, built.tokenizer, built.rows = raw, tokenizer, rows
     return built
 
 
@@ -73,6 +73,37 @@ def test_the_loss_is_the_weighted_mean_of_each_row_computed_alone(trainer):
             above += weight * nll[carries].sum().item()
             below += weight * carries.sum().item()
     assert got == pytest.approx(above / below, rel=1e-4)
+
+
+def test_each_row_of_a_padded_batch_loses_what_it_loses_alone_without_padding(trainer):
+    import torch
+
+    from guardlearn.training.objective import token_losses
+
+    trainer.model.eval()
+    padded = 0
+    with torch.no_grad():
+        for batch in trainer.get_train_dataloader():
+            nll, at = token_losses(trainer.model, batch)
+            got = torch.zeros(len(batch["rows"])).index_add(0, at, nll)
+            padded += int((batch["attention_mask"] == 0).sum())
+            for row, number in enumerate(batch["rows"].tolist()):
+                prompt, completion = trainer.rows[number].prompt, trainer.rows[number].completion
+                ids = torch.tensor([[*prompt, *completion]])
+                said = torch.log_softmax(trainer.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float(), dim=-1)
+                alone = -said.gather(1, torch.tensor(completion)[:, None]).sum()
+                assert got[row].item() == pytest.approx(alone.item(), rel=1e-4)
+    assert padded  # batches are of like lengths, and still some rows are padded
+
+
+def test_the_loss_of_many_rows_depends_on_no_batch(trainer):
+    from guardlearn.training.trl import mean_loss
+
+    alone = [mean_loss(trainer, [row], 1) for row in trainer.rows]
+    weights = [row.weight * len(row.completion) for row in trainer.rows]
+    want = sum(loss * weight for loss, weight in zip(alone, weights, strict=True)) / sum(weights)
+    for batch_size in (1, 3, len(trainer.rows)):
+        assert mean_loss(trainer, trainer.rows, batch_size) == pytest.approx(want, rel=1e-5)
 
 
 def test_special_tokens_in_a_completion_are_plain_text_and_do_not_end_it(trainer):

@@ -232,7 +232,7 @@ def test_every_setting_is_named_to_which_unsloth_gives_another_default(unsloth):
 
 def test_what_we_override_in_the_trainer_is_not_set_anew_by_unsloth(unsloth):
     overridden = {n.name for n in define(ours("trl.py"), "WeightedTrainer").body if isinstance(n, ast.FunctionDef)}
-    assert {"get_train_dataloader", "compute_loss", "create_model_card"} <= overridden
+    assert {"get_train_dataloader", "training_step", "compute_loss", "create_model_card"} <= overridden
     rl = unsloth.text("unsloth/models/rl.py")
     assert "class Unsloth{RLTrainer_name}(_Unsloth{RLTrainer_name})" in rl  # a subclass of it keeps its overrides
     wrappers = unsloth.tree("unsloth/trainer.py")
@@ -278,10 +278,13 @@ def test_a_forward_without_labels_gives_logits_of_the_last_columns(unsloth):
     guarded = {id(inner) for node in with_labels for statement in node.body for inner in ast.walk(statement)}
     emptied = [n for n in ast.walk(forward) if isinstance(n, ast.Name) and n.id == "EMPTY_LOGITS"]
     assert emptied and all(id(node) in guarded for node in emptied)
-    asked = define(ours("trl.py"), "weighted_sums")
-    (call,) = [n for n in ast.walk(asked) if isinstance(n, ast.Call) and ast.unparse(n.func) == "model"]
-    assert {"input_ids", "attention_mask", "logits_to_keep"} <= strings(call)
-    assert "labels" not in strings(call) | {keyword.arg for keyword in call.keywords}
+    asked = define(ours("sharing.py"), "last_logits")
+    calls = [n for n in ast.walk(asked) if isinstance(n, ast.Call) and ast.unparse(n.func) == "model"]
+    assert not any("labels" in strings(call) | {keyword.arg for keyword in call.keywords} for call in calls)
+    given = [n for n in asked.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "given"]
+    assert strings(given[0]) == {"input_ids", "attention_mask", "position_ids"}
+    assert "logits_to_keep" in strings(asked)
+    assert "unsloth" in strings(define(ours("sharing.py"), "_takes_a_cache"))  # its models get no cache
 
 
 def test_rows_padded_on_the_left_keep_their_mask_while_training(unsloth):

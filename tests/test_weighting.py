@@ -1,5 +1,6 @@
 """What a round trains on: laws of the choice and of the weights, and what each setting does."""
 
+import itertools
 import math
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from guardlearn.errors import UsageError
 from guardlearn.traces import content_digest
-from guardlearn.types import ArtifactStatus, RepositoryItem, Side, Source, TrainingTrace
+from guardlearn.types import ArtifactStatus, FeedbackEntry, RepositoryItem, Side, Source, TrainingTrace
 from guardlearn.weighting import Weighting, weigh
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -19,7 +20,7 @@ EXAMPLES = settings(max_examples=60, deadline=None)
 SIDES = [Side.TRAIN, Side.TRAIN, Side.TRAIN, Side.VALIDATION]
 
 
-def trace(number, *, spec="s", days=0.0, source=Source.GENERATOR, side=Side.TRAIN, artifact=None, name=None):
+def trace(number, *, spec="s", days=0.0, source=Source.GENERATOR, side=Side.TRAIN, artifact=None, name=None, retries=0):
     item = RepositoryItem(
         id=name or f"i{number}",
         artifact=f"a{number}" if artifact is None else artifact,
@@ -28,7 +29,8 @@ def trace(number, *, spec="s", days=0.0, source=Source.GENERATOR, side=Side.TRAI
         source=source,
         created_at=START + timedelta(days=days),
     )
-    return TrainingTrace(item=item, history=(), group="g", side=side)
+    history = (FeedbackEntry(artifact="no", feedback="not yet"),) * retries
+    return TrainingTrace(item=item, history=history, group="g", side=side)
 
 
 one = st.builds(
@@ -38,12 +40,14 @@ one = st.builds(
     source=st.sampled_from(list(Source)),
     side=st.sampled_from(SIDES),
     artifact=st.sampled_from(["x", "y", None]),
+    retries=st.integers(0, 5),
 )
 traces = st.lists(one, max_size=25).map(lambda rows: [trace(number, **row) for number, row in enumerate(rows)])
 weightings = st.builds(
     Weighting,
     per_spec=st.integers(0, 4),
     half_life_days=st.sampled_from([0.0, 0.01, 7.0, 365.0]),
+    difficulty=st.sampled_from([0.0, 0.5, 1.0, 4.0]),
     balance_sources=st.booleans(),
     replay=st.sampled_from([0.0, 0.3, 1.0, 2.5]),
 )
@@ -139,9 +143,10 @@ def test_replay_is_bounded_by_what_is_new_and_drops_nothing_new(given_, weightin
 
 
 @EXAMPLES
-@given(traces, st.sampled_from([0.0, 7.0]))
-def test_balanced_sources_have_equal_weight_whatever_their_ages(found, half_life):
-    shares = weigh(found, Weighting(balance_sources=True, half_life_days=half_life)).counts["sources"]
+@given(traces, st.sampled_from([0.0, 7.0]), st.sampled_from([0.0, 1.0]))
+def test_balanced_sources_have_equal_weight_whatever_their_ages_and_retries(found, half_life, difficulty):
+    weighting = Weighting(balance_sources=True, half_life_days=half_life, difficulty=difficulty)
+    shares = weigh(found, weighting).counts["sources"]
     assert list(shares.values()) == pytest.approx([1 / (len(shares) or 1)] * len(shares))
 
 
@@ -167,6 +172,26 @@ def test_half_as_much_a_half_life_and_never_nothing():
     later = [msgspec.structs.replace(t, item=msgspec.structs.replace(t.item, created_at=t.item.created_at
              + timedelta(days=5000))) for t in found]  # fmt: skip
     assert weigh(later, Weighting(half_life_days=10)).weights == weights  # no clock: ages are relative
+
+
+@EXAMPLES
+@given(traces, st.sampled_from([0.5, 1.0, 4.0]), st.sampled_from([0.0, 7.0]))
+def test_difficulty_multiplies_by_a_power_of_the_attempts_it_took(found, difficulty, half_life):
+    plain = weigh(found, Weighting(half_life_days=half_life))
+    harder = weigh(found, Weighting(half_life_days=half_life, difficulty=difficulty))
+    assert harder.traces == plain.traces
+    train = [t for t in found if t.side is Side.TRAIN]
+    for one_, other in itertools.pairwise(train):
+        names = one_.item.id, other.item.id
+        before, after = ([each.weights.get(name, 1.0) for name in names] for each in (plain, harder))
+        took = (1 + one_.retries) / (1 + other.retries)
+        assert after[0] / after[1] == pytest.approx(before[0] / before[1] * took**difficulty)
+
+
+def test_a_chain_of_three_attempts_counts_three_times_and_off_is_off():
+    found = [trace(0, retries=0), trace(1, retries=2)]
+    assert weigh(found, Weighting(difficulty=1.0)).weights == pytest.approx({"i0": 0.5, "i1": 1.5})
+    assert weigh(found, Weighting(difficulty=0.0)).weights == {}
 
 
 def test_a_source_of_few_counts_as_much_as_one_of_many():
@@ -205,6 +230,9 @@ def test_what_is_replayed_is_drawn_by_seed_and_content_and_not_by_id():
         ("half_life_days", -0.1),
         ("half_life_days", math.nan),
         ("half_life_days", math.inf),
+        ("difficulty", -0.5),
+        ("difficulty", 4.5),
+        ("difficulty", math.nan),
         ("replay", -1.0),
         ("replay", math.inf),
     ],

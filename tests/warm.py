@@ -33,6 +33,7 @@ TRAINING = [
     "guardlearn.report.making",
     "guardlearn.training.job",
     "guardlearn.training.plain",
+    "guardlearn.training.stages",
     "guardlearn.training.trl",
 ]
 COMMANDS = [

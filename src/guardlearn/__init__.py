@@ -73,6 +73,7 @@ _EXPORTS = {
     "extract_training_data": "traces",
     "get_provenance_chain": "traces",
     "sparse_reward": "traces",
+    "guard_reward": "rewards",
     "format_traces": "formats",
     "write_rows": "formats",
     "TrainingConfig": "jobs",
@@ -88,6 +89,8 @@ _EXPORTS = {
     "incremental_training_loop": "loop",
     "load_training_checkpoint": "loop",
     "save_training_checkpoint": "loop",
+    "ExportReport": "exporting",
+    "export_adapter": "exporting",
     "MergeReport": "merging",
     "merge_adapter": "merging",
     "run_training_pipeline": "pipeline",
@@ -110,6 +113,8 @@ if TYPE_CHECKING:
     from guardlearn.dag.importers.workflows import workflow_hash as workflow_hash
     from guardlearn.errors import GuardlearnError as GuardlearnError
     from guardlearn.evaluation import evaluate as evaluate
+    from guardlearn.exporting import ExportReport as ExportReport
+    from guardlearn.exporting import export_adapter as export_adapter
     from guardlearn.formats import format_traces as format_traces
     from guardlearn.formats import write_rows as write_rows
     from guardlearn.generators import SamplingConfig as SamplingConfig
@@ -156,6 +161,7 @@ if TYPE_CHECKING:
     from guardlearn.prompts import format_alpaca as format_alpaca
     from guardlearn.prompts import format_full_example as format_full_example
     from guardlearn.prompts import format_prompt as format_prompt
+    from guardlearn.rewards import guard_reward as guard_reward
     from guardlearn.traces import explain_selection as explain_selection
     from guardlearn.traces import extract_new_traces as extract_new_traces
     from guardlearn.traces import extract_traces as extract_traces

@@ -22,16 +22,12 @@ from typing import IO, Any
 import msgspec
 
 from guardlearn.errors import GuardlearnError, NoTracesError, UsageError, missing_library
-from guardlearn.formatting import NO_HISTORY, NOT_ACCEPTED, chosen_views, examples
+from guardlearn.formatting import Pair, Verdict, chosen_views, examples, pairs, verdicts
 from guardlearn.prompts import Renderer, alpaca_row, chat_text, special_tokens
-from guardlearn.traces import sparse_reward, unusable
 from guardlearn.types import (
-    ArtifactStatus,
     Example,
-    FeedbackEntry,
     Message,
     OnProgress,
-    RepositoryItem,
     TrainingTrace,
     View,
 )
@@ -41,7 +37,6 @@ __all__ = ["FORMATS", "Format", "TrainingRows", "format_traces", "parquet_librar
 Row = dict[str, Any]
 """One row: texts, numbers, flags, and lists of messages or turns; no enums (erratum 35)."""
 
-_BOTH = (ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED)
 _ROW_GROUP = 1000  # rows of Parquet written at once
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -246,21 +241,8 @@ class _Shaper:
         self.left_out += formatted.left_out
         return formatted.examples
 
-    def prompts(self, asked: RepositoryItem, history: Sequence[FeedbackEntry]) -> list[tuple[View, list[Message]]]:
-        """Return the prompt of each view that applies to an item under the history `history`."""
-        shown = {View.FIRST_ATTEMPT: (), View.REPAIR: history}
-        return [
-            (view, self.renderer.messages(asked.specification, asked.constraints, shown[view], about=asked))
-            for view in self.views
-            if (view is View.FIRST_ATTEMPT or history) and not self.renderer.obstacle(asked, shown[view])
-        ]
-
     def answer(self, artifact: str) -> list[Message]:
         return [{"role": "assistant", "content": self.renderer.neutralise(artifact)}]
-
-    def unusable(self, item: RepositoryItem, trace: TrainingTrace) -> str | None:
-        reason = unusable(item, trace.side, (trace.side,), _BOTH) or self.renderer.obstacle(item)
-        return f"rejected attempt: {reason}" if reason and item is not trace.item else reason
 
 
 def _prompt_completion(shaper: _Shaper, trace: TrainingTrace) -> Iterator[Row]:
@@ -292,61 +274,20 @@ def _sharegpt(shaper: _Shaper, trace: TrainingTrace) -> Iterator[Row]:
 
 
 def _preference(shaper: _Shaper, trace: TrainingTrace) -> Iterator[Row]:
-    """Yield a row for each rejected attempt of the chain; a row weighs 1 / (rows of its trace)."""
-    item = trace.item
-    if item.status is not ArtifactStatus.ACCEPTED:
-        shaper.left_out.append((item.id, NOT_ACCEPTED))
-        return
-    if not trace.attempts:
-        shaper.left_out.append((item.id, "no rejected attempt before it to be preferred to"))
-    pairs: list[tuple[RepositoryItem, View, list[Message]]] = []
-    for attempt in trace.attempts:
-        reason = shaper.unusable(attempt, trace) or _no_pair(item, attempt)
-        prompts = [] if reason else shaper.prompts(attempt, attempt.history)
-        if not prompts:
-            shaper.left_out.append((f"{item.id}/{attempt.id}", reason or NO_HISTORY))
-        pairs += [(attempt, view, prompt) for view, prompt in prompts]
-    for attempt, view, prompt in pairs:
-        yield {
-            "id": f"{item.id}/{attempt.id}/{view}",
-            "view": view.value,
-            "weight": 1 / len(pairs),
-            "prompt": prompt,
-            "chosen": shaper.answer(item.artifact),
-            "rejected": shaper.answer(attempt.artifact),
-        }
-
-
-def _no_pair(item: RepositoryItem, attempt: RepositoryItem) -> str | None:
-    if item.artifact == attempt.artifact:
-        return "rejected attempt: the very text that was accepted later"
-    if (item.specification, item.constraints) != (attempt.specification, attempt.constraints):
-        return "rejected attempt: its specification or constraints were amended before the accepted one"
-    return None
+    """Yield a row for each rejected attempt of the chain."""
+    for row in pairs(trace, shaper.renderer, shaper.views, shaper.left_out):
+        sides = {"chosen": shaper.answer(row.chosen), "rejected": shaper.answer(row.rejected)}
+        yield _head(row) | {"prompt": list(row.prompt)} | sides
 
 
 def _kto(shaper: _Shaper, trace: TrainingTrace) -> Iterator[Row]:
-    """Yield each judged item once, labelled by R_sparse (Definition 23); a row weighs 1 / (rows of its item)."""
-    for item in (*trace.attempts, trace.item):
-        if item.id in shaper.seen:
-            continue
-        shaper.seen.add(item.id)
-        reason = shaper.unusable(item, trace)
-        prompts = [] if reason else shaper.prompts(item, trace.history if item is trace.item else item.history)
-        if not prompts:
-            shaper.left_out.append((item.id, reason or NO_HISTORY))
-        for view, prompt in prompts:
-            yield {
-                "id": f"{item.id}/{view}",
-                "view": view.value,
-                "weight": 1 / len(prompts),
-                "prompt": prompt,
-                "completion": shaper.answer(item.artifact),
-                "label": sparse_reward(item) > 0,
-            }
+    """Yield each judged item once, labelled by R_sparse (Definition 23)."""
+    for row in verdicts(trace, shaper.renderer, shaper.views, shaper.left_out, shaper.seen):
+        completion = shaper.answer(row.completion)
+        yield _head(row) | {"prompt": list(row.prompt), "completion": completion, "label": row.label}
 
 
-def _head(row: Example) -> Row:
+def _head(row: Example | Pair | Verdict) -> Row:
     return {"id": row.id, "view": row.view.value, "weight": row.weight}
 
 

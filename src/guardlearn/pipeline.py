@@ -74,9 +74,9 @@ def train_from_repository(
         NoTracesError: nothing to train on; it says what every policy would have found.
         JobError: the training failed, or `output` holds another job.
     """
-    extraction = extract_traces(dag, predicate)
-    folder = resolve_model(model)
     settings = dataclasses.replace(config or TrainingConfig(), base_model=Path(model).name)
+    extraction = extract_traces(dag, predicate, **settings.extraction)
+    folder = resolve_model(model)
     asked = (trace.item for trace in extraction.traces)
     summary = jobs.write_job(
         output / "job",
@@ -109,6 +109,7 @@ def run_training_pipeline(
     filter_policy: str | Predicate = "refinement",
     *,
     load_in_4bit: bool | None = None,
+    method: str = "sft",
 ) -> tuple[Any, Any]:
     """Run the guide's complete pipeline; return the base model with the new adapter on it, and its tokenizer.
 
@@ -118,13 +119,15 @@ def run_training_pipeline(
         output_dir: gets `job/` and `adapter/`.
         filter_policy: "refinement", "all", "generator", "human", "high_value", "recent", or a predicate.
         load_in_4bit: quantise the frozen base while training; None: where that is possible, as the guide does.
+        method: sft, kto, dpo, sft+kto or sft+dpo, as `TrainingConfig.method`.
 
     Raises:
-        UsageError: no such policy (a typo never trains on another one, errata 21).
+        UsageError: no such policy (a typo never trains on another one, errata 21), or no such method.
         NoTracesError: the policy selects nothing.
     """
     from guardlearn.training import backends, load_trained_model
 
-    config = TrainingConfig(load_in_4bit=backends.can_4bit() if load_in_4bit is None else load_in_4bit)
+    quantised = backends.can_4bit() if load_in_4bit is None else load_in_4bit
+    config = TrainingConfig(load_in_4bit=quantised, method=method)
     result = train_from_repository(dag, model_name, Path(output_dir), predicate=filter_policy, config=config)
     return load_trained_model(str(resolve_model(model_name)), result.adapter)

@@ -116,7 +116,13 @@ def extract_traces(
 
 
 def extract_new_traces(
-    dag: ArtifactDAG, learner: str, predicate: Filter = "refinement", *, sides: Sequence[Side] = (Side.TRAIN,)
+    dag: ArtifactDAG,
+    learner: str,
+    predicate: Filter = "refinement",
+    *,
+    sides: Sequence[Side] = (Side.TRAIN,),
+    verdicts: Sequence[ArtifactStatus | str] = (ArtifactStatus.ACCEPTED,),
+    attempts: bool = False,
 ) -> Extraction:
     """Return the traces that Φ selects and `learner` has not trained; empty where there are none (Definition 14).
 
@@ -128,8 +134,10 @@ def extract_new_traces(
         learner: the name that training checkpoints are kept under.
         predicate: as in `extract_traces`.
         sides: sides whose specifications may be used.
+        verdicts: as in `extract_traces`.
+        attempts: as in `extract_traces`.
     """
-    return _extract(dag, predicate, sides, learner)
+    return _extract(dag, predicate, sides, learner, verdicts=_judged(verdicts), attempts=attempts)
 
 
 def content_digest(item: RepositoryItem) -> bytes:

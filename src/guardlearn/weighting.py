@@ -6,8 +6,8 @@ Only the train side is chosen from and weighted; every validation trace stays as
 1. a cap: of one specification at most so many traces, so that an easy one with many chains does not fill a round;
 2. replay: where training goes on from an adapter, only so many of the traces that it has learned already for each new
    one; rehearsal against forgetting (erratum 40), bounded so that a round's cost follows what is new;
-3. weights: recency and balance of sources (erratum 39). A row's loss is multiplied by its trace's weight and divided by
-   the weights of its batch, so weights compare traces with each other; they do not make a step larger.
+3. weights: recency, difficulty and balance of sources (erratum 39). A row's loss is multiplied by its trace's weight
+   and divided by the weights of its batch, so weights compare traces with each other; they do not make a step larger.
 
 The effective sample size (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965, section 11.7) says how many traces of equal
 weight would tell as much.
@@ -29,6 +29,7 @@ from guardlearn.types import Side, TrainingTrace
 __all__ = ["Weighed", "Weighting", "weigh"]
 
 _DAY_SECONDS = 86_400.0
+_MOST_DIFFICULTY = 4.0  # beyond, a few long chains are all that is trained on
 _MOST_HALVINGS = 20.0  # a weight that vanished would be no weight: the trainer takes numbers above 0
 
 
@@ -40,18 +41,23 @@ class Weighting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     newest: they come from the present guard and from the best adapter so far."""
     half_life_days: float = 0.0
     """A trace so many days older than the newest one counts half as much, never below 2^-20; 0: age does not count."""
+    difficulty: float = 0.0
+    """A trace counts (1 + retries)^difficulty, retries as the rejected attempts before it: at 1 in proportion to the
+    attempts it took, so that what the model finds hard fills more of the loss; 0: retries do not count."""
     balance_sources: bool = False
     """Every source (generator, human, imported, unknown) gets the same total weight."""
     replay: float = 1.0
     """Where training goes on from an adapter: at most so many learned traces for each new one; 0: new ones alone."""
 
     def __post_init__(self) -> None:
-        for name in ("per_spec", "half_life_days", "replay"):
+        for name in ("per_spec", "half_life_days", "difficulty", "replay"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise UsageError(f"{name} of weighting is {value!r}; allowed: 0 or more")
         if self.per_spec != int(self.per_spec):
             raise UsageError(f"per_spec of weighting is {self.per_spec!r}; allowed: a whole number, 0 for no cap")
+        if self.difficulty > _MOST_DIFFICULTY:
+            raise UsageError(f"difficulty of weighting is {self.difficulty!r}; allowed: 0 to {_MOST_DIFFICULTY:g}")
 
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +142,9 @@ def _weights(traces: Sequence[TrainingTrace], settings: Weighting) -> dict[str, 
         for trace in traces:
             days = (newest - trace.item.created_at).total_seconds() / _DAY_SECONDS
             raw[trace.item.id] = 2.0 ** -min(days / settings.half_life_days, _MOST_HALVINGS)
+    if settings.difficulty:
+        for trace in traces:
+            raw[trace.item.id] *= (1.0 + trace.retries) ** settings.difficulty
     if settings.balance_sources:
         totals = _by_source(traces, raw)
         raw = {trace.item.id: raw[trace.item.id] / totals[trace.item.source.value] for trace in traces}

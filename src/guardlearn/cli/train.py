@@ -24,6 +24,9 @@ def command(
     where: WhereOption = None,
     view: Annotated[str, typer.Option(help="both | first_attempt | repair")] = "both",
     prompts: PromptsOption = None,
+    method: Annotated[
+        str, typer.Option(help="sft | kto | dpo | sft+kto | sft+dpo; all but sft learn from rejected attempts too.")
+    ] = "sft",
     backend: Annotated[str, typer.Option(help="auto | trl | unsloth")] = "auto",
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the rows.")] = 3.0,
     max_steps: Annotated[
@@ -46,6 +49,7 @@ def command(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        method=method,
         backend=backend,
     )
     predicate, asked = chosen(policy, where), read_prompts(prompts)

@@ -6,9 +6,11 @@ without a trace, and a redacted text leaves its hash behind.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -58,6 +60,12 @@ def _plain(value: object) -> object:
 
 
 _encode_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain).encode
+_encode_fast = msgspec.json.Encoder(order="sorted").encode
+_WRITTEN_OTHERWISE = re.compile(rb"[\x7f-\xff]|[:,\[]-?(?:0\.0000|[0-9.]+e)")
+"""Where `_encode_fast` writes JSON otherwise than `_encode_json`: signs beyond ASCII, very small or large numbers.
+
+A text that only looks so costs time, nothing else.
+"""
 
 NAMES = (
     "id",
@@ -101,19 +109,23 @@ class ItemRows(msgspec.Struct):
     """The values of NAMES with NUL between them, where they are joined already."""
 
 
-def encode_item(item: RepositoryItem) -> ItemRows:
+def encode_item(item: RepositoryItem, *, decoded: bool = False) -> ItemRows:
     """Return the rows of `item`.
+
+    Args:
+        item: an attempt.
+        decoded: its metadata and sampling hold what msgspec decoded from JSON, nothing else.
 
     Raises:
         RepositoryError: the id is empty, a name holds what databases refuse, or metadata is no JSON.
     """
     try:
-        return _encode(item)
+        return _encode(item, decoded)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RepositoryError(f"item {item.id!r} cannot be stored: {error}") from error
 
 
-def _encode(item: RepositoryItem) -> ItemRows:
+def _encode(item: RepositoryItem, decoded: bool) -> ItemRows:
     names = (
         item.id,
         item.parent_id or "",
@@ -147,12 +159,21 @@ def _encode(item: RepositoryItem) -> ItemRows:
     body = {
         "artifact": item.artifact.encode("utf-8", "surrogatepass"),
         "feedback": item.feedback.encode("utf-8", "surrogatepass"),
-        "details": _encode_json(details).encode() if details else b"",
+        "details": _encode_details(details, decoded) if details else b"",
         "seen": seen,
     }
     row["body_digest"] = body_digest(body)
     row["seen_digest"] = seen_digest(seen)
     return ItemRows(row, body, *_shared_text(item.specification), *_shared_text(item.constraints), joined)
+
+
+def _encode_details(details: dict[str, Any], decoded: bool) -> bytes:
+    if decoded:  # five times as fast
+        with contextlib.suppress(ValueError):  # a lone surrogate, in the name of a folder
+            found = _encode_fast(details)
+            if not _WRITTEN_OTHERWISE.search(found):
+                return found
+    return _encode_json(details).encode()
 
 
 def _shared_text(text: str) -> tuple[bytes, bytes]:

@@ -5,7 +5,7 @@ What was fixed when ℛ was made is where every running digest begins, so an upg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -19,7 +19,10 @@ from guardlearn.dag.tables import SCHEMA_VERSION, head, meta, metadata
 from guardlearn.digests import digest_json
 from guardlearn.errors import RepositoryError, UsageError
 
-__all__ = ["add_heads", "check", "founding_digest", "install", "move_on", "odd_rows", "version_of"]
+__all__ = ["SIDE_SALT", "add_heads", "check", "founding_digest", "install", "move_on", "odd_rows", "version_of"]
+
+SIDE_SALT = "guardlearn"
+"""What seeds the division into sides where nobody chose a salt: every ℛ divides equal specifications equally."""
 
 _MADE = ("format", "schema_version", "side_salt")
 _FOUNDED = "founded_version"
@@ -31,8 +34,13 @@ _NO_SUCH = ("42P01", "42703")
 """PostgreSQL has no such table; it has no such column."""
 
 
-def install(database: Database, side_salt: str) -> None:
+def install(database: Database, side_salt: str, fill: Callable[[Connection], None] | None = None) -> None:
     """Make tables, triggers and the first heads, in one transaction.
+
+    Args:
+        database: nothing is there.
+        side_salt: see `ArtifactDAG.create`.
+        fill: appends what it shall hold from the beginning; nobody sees it before.
 
     Raises:
         UsageError: the salt cannot be stored.
@@ -43,9 +51,11 @@ def install(database: Database, side_salt: str) -> None:
     values = {"format": "guardlearn", "schema_version": str(SCHEMA_VERSION), "side_salt": side_salt}
     with database.founding() as connection:
         metadata.create_all(connection)
-        triggers.install(connection)
         connection.execute(sa.insert(meta), [{"name": name, "value": value} for name, value in values.items()])
         add_heads(connection)
+        if fill is not None:
+            fill(connection)
+        triggers.install(connection)  # last: what is filled in here needs no watching
 
 
 def add_heads(connection: Connection) -> None:

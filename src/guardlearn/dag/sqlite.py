@@ -15,7 +15,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from guardlearn.dag.patience import busy_hint, busy_seconds
 from guardlearn.errors import RepositoryError
 
-__all__ = ["SqliteFile"]
+__all__ = ["ABANDONED_SECONDS", "SqliteFile"]
 
 PAGE_BYTES = 16384
 """SQLite's page: with its default of 4096, a 2 kB artifact would leave half of its page empty."""
@@ -36,8 +36,12 @@ CACHE_KIB = 8192
 _ASK_AGAIN_SECONDS = 0.004
 """How often a waiting writer asks, on average; SQLite's own waiting comes to ten times a second, which starves it."""
 
-_ABANDONED_SECONDS = 3600
-"""A draft of this age was left by a process that was killed; making one takes less than a second."""
+ABANDONED_SECONDS = 3600
+"""A draft that nobody wrote for so long was left by a process that was killed."""
+
+_SHARED = ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON")
+_PRIVATE = ("journal_mode=OFF", "synchronous=OFF")
+"""For a draft, which nobody else opens, and which is removed unless it was filled: there is nothing to roll back to."""
 
 _ROOM = "the disk is full or failing; make room, then run the same command again"
 
@@ -77,22 +81,24 @@ class SqliteFile:
 
     @contextlib.contextmanager
     def founding(self) -> Iterator[Connection]:
-        """Yield a connection to a new file that appears under its name only when it is complete."""
+        """Yield a connection to a new file that appears under its name only when it is complete, and on the disk."""
         self._must_be_new()
         for left in self._path.parent.glob(f".{glob.escape(self._path.name)}.????????.new*"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
                     left.unlink()
         draft = SqliteFile(self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex[:8]}.new"), self.target)
-        writer = draft.writer()
+        writer = draft._engine("rwc", _PRIVATE)
         try:
             with writer.begin() as connection:
                 yield connection
-            draft.shrink_log(writer, 0.1)
+            with contextlib.closing(writer.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA journal_mode=WAL")  # kept in the file, for those who open it
             writer.dispose()
-            log = Path(f"{draft._path}-wal")
-            if log.exists() and log.stat().st_size:  # it could not be folded into the file, which lacks it
-                raise RepositoryError(f"{self.target} cannot be created: {_ROOM}")
+            try:
+                _flush(draft._path)
+            except OSError as error:
+                raise RepositoryError(f"{self.target} cannot be created: {_ROOM}") from error
             self._publish(draft._path)
         finally:
             writer.dispose()
@@ -176,7 +182,7 @@ class SqliteFile:
         if not os.access(self._path.parent, os.W_OK):
             raise RepositoryError(f"cannot create {self.target}: the folder {self._path.parent} is not writable")
 
-    def _engine(self, mode: str) -> Engine:
+    def _engine(self, mode: str, settings: Sequence[str] = _SHARED) -> Engine:
         uri = f"{self._path.as_uri()}?{_open_mode(self._path) if mode == 'ro' else f'mode={mode}'}"
 
         patience = busy_seconds()
@@ -187,9 +193,8 @@ class SqliteFile:
                 connection.execute("PRAGMA query_only=ON")
             else:
                 connection.execute(f"PRAGMA page_size={PAGE_BYTES}")  # heeded by a new file only
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                connection.execute("PRAGMA secure_delete=ON")
+                for setting in settings:
+                    connection.execute(f"PRAGMA {setting}")
                 connection.execute(f"PRAGMA cache_size={-CACHE_KIB}")
                 connection.execute("PRAGMA busy_timeout=0")  # who waits, waits in _begin_immediate
             return connection
@@ -221,6 +226,15 @@ def _begin_immediate(connection: Connection, patience_seconds: float) -> None:
         else:
             return
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _flush(path: Path) -> None:
+    """Return when the disk has the file; SQLite must have closed it."""
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _open_mode(path: Path) -> str:

@@ -51,7 +51,7 @@ class ArtifactDAG:
         self._database = database
 
     @classmethod
-    def create(cls, target: str | os.PathLike[str], *, side_salt: str = "guardlearn") -> ArtifactDAG:
+    def create(cls, target: str | os.PathLike[str], *, side_salt: str = schema.SIDE_SALT) -> ArtifactDAG:
         """Create an empty repository and open it.
 
         Args:
@@ -89,7 +89,7 @@ class ArtifactDAG:
         return cls(database)
 
     @classmethod
-    def open_or_create(cls, target: str | os.PathLike[str], *, side_salt: str = "guardlearn") -> ArtifactDAG:
+    def open_or_create(cls, target: str | os.PathLike[str], *, side_salt: str = schema.SIDE_SALT) -> ArtifactDAG:
         """Open the repository at `target` for writing, or create it where nothing is."""
         place = Database(target, read_only=False)
         if not place.present():

@@ -6,7 +6,7 @@ trained, and H holds the attempts that were rejected then, so which those were i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
@@ -26,16 +26,16 @@ _SEQS = sa.select(items.c.id, items.c.seq)
 
 
 def recorded_histories(traces: Sequence[TrainingTrace]) -> dict[str, list[str]]:
-    """Return H, as item ids, of the traces whose H ℛ would not derive for ever as it is now; by item id.
+    """Return H, as item ids, of those whose H ℛ would not derive for ever as it is now, attempts too; by item id.
 
     Where every earlier attempt of a chain is in H, the chain alone tells it: links never change. Where one is not, its
     verdict decided, and verdicts change. A history that was stored with the item is read from there.
     """
+    shown = [(each, each.history) for trace in traces for each in trace.attempts]
     return {
-        trace.item.id: [entry.item_id for entry in trace.history]
-        for trace in traces
-        if trace.item.seen_history is None
-        and (trace.item.facts is None or trace.item.facts.attempt != len(trace.history) + 1)
+        item.id: [entry.item_id for entry in history]
+        for item, history in [*shown, *((trace.item, trace.history) for trace in traces)]
+        if item.seen_history is None and (item.facts is None or item.facts.attempt != len(history) + 1)
     }
 
 
@@ -46,6 +46,8 @@ def traces_again(
     sides: Mapping[str, Side] | None = None,
     groups: Mapping[str, str] | None = None,
     histories: Mapping[str, Sequence[str]] | None = None,
+    attempts: Mapping[str, Sequence[str]] | None = None,
+    rejected: Collection[str] = (),
 ) -> list[TrainingTrace]:
     """Return the traces of items as they were when they were extracted, in the order of `ids`.
 
@@ -55,22 +57,35 @@ def traces_again(
         sides: by item id; train where one is absent.
         groups: by item id; "" where one is absent.
         histories: what `recorded_histories` returned for these traces.
+        attempts: the rejected attempts that came with a trace, by its item id.
+        rejected: those of `ids` that were rejected.
 
     Raises:
         JobError: an item, or one of its H, is gone, or an item was redacted since; the line names it.
     """
-    told = histories or {}
+    told, before = histories or {}, attempts or {}
+    failed = {*rejected, *(name for names in before.values() for name in names)}
     traces: list[TrainingTrace] = []
     with dag.reading() as connection:
         for batch in batches(ids):
-            found = _found(connection, batch, dag.target)
+            wanted = list(dict.fromkeys(name for trace in batch for name in (*before.get(trace, ()), trace)))
+            found = _found(connection, wanted, dag.target)
             shown = _histories(connection, found, told, dag.target)
-            for item in found:
-                history = shown.get(item.id, item.history)
-                once = msgspec.structs.replace(item, status=ArtifactStatus.ACCEPTED, history=history)
-                group, side = (groups or {}).get(item.id, ""), (sides or {}).get(item.id, Side.TRAIN)
-                traces.append(TrainingTrace(item=once, history=history, group=group, side=side))
+            then = {item.id: _then(item, shown.get(item.id, item.history), item.id in failed) for item in found}
+            for name in batch:
+                group, side = (groups or {}).get(name, ""), (sides or {}).get(name, Side.TRAIN)
+                own = tuple(then[each] for each in before.get(name, ()))
+                item = then[name]
+                traces.append(TrainingTrace(item=item, history=item.history, group=group, side=side, attempts=own))
     return traces
+
+
+def _then(item: RepositoryItem, history: tuple[FeedbackEntry, ...], rejected: bool) -> RepositoryItem:
+    """Return an item as it was when it was extracted: judged so, not excluded, its chain whole."""
+    status, facts = ArtifactStatus.REJECTED if rejected else ArtifactStatus.ACCEPTED, item.facts
+    if facts is not None:
+        facts = msgspec.structs.replace(facts, status=status, excluded=False, broken=False)
+    return msgspec.structs.replace(item, status=status, history=history, facts=facts)
 
 
 def _found(connection: Connection, ids: Sequence[str], target: str) -> list[RepositoryItem]:

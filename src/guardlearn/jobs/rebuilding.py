@@ -16,16 +16,15 @@ from guardlearn.digests import digest_bytes, digest_files, digest_model
 from guardlearn.errors import JobError, ModelError, UsageError
 from guardlearn.jobs.config import TrainingConfig
 from guardlearn.jobs.histories import traces_again
+from guardlearn.jobs.shaping import SIDES, Contents, shape
 from guardlearn.jobs.writing import (
-    FORMAT,
+    FORMATS,
     MANIFEST,
-    Contents,
     JobSummary,
     derived,
     load_tokenizer,
     manifest_bytes,
     place,
-    shape,
     summary,
 )
 from guardlearn.prompts import PromptConfig, Renderer, special_tokens, template_digest
@@ -66,7 +65,8 @@ def rebuild_job(
     """
     config, prompts = _settings(manifest)
     tokenizer, renderer, base_digest = _same_model(manifest, model_path, prompts)
-    traces = _traces(dag, manifest)
+    used = _used(manifest)
+    traces = _traces(dag, manifest, used)
     if prompts.templates:
         missing = set(manifest.get("missing_dependencies", ()))
         known = dependency_contents(dag, (trace.item for trace in traces))
@@ -74,8 +74,8 @@ def rebuild_job(
         renderer = Renderer(config=prompts, special_tokens=renderer.special_tokens, dependencies=known)
     weights, settings = _pairs(manifest, "weights", int | float), manifest["training"]
     made = shape(traces, renderer, tokenizer, config, settings=settings, weights=weights, on_progress=on_progress)
-    _same_rows(dag, manifest, made, traces)
-    again = dict(manifest) | derived(made, model_path, base_digest)
+    _same_rows(dag, manifest, made, traces, used)
+    again = dict(manifest) | derived(made, config, model_path, base_digest)
     again |= {"base_model": config.base_model, "seed": config.seed}
     _same_manifest(manifest, again, digest)
     place(to, made.files | {MANIFEST: manifest_bytes(again)}, again)
@@ -84,10 +84,10 @@ def rebuild_job(
 
 def _settings(manifest: Mapping[str, Any]) -> tuple[TrainingConfig, PromptConfig]:
     """Return what a manifest says of training and prompts, once it says enough to make the job again."""
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in FORMATS:
         raise JobError(
-            f"the manifest is of format {manifest.get('format')!r}; a job can be made again from format {FORMAT} on, "
-            "which names all that its rows were made of: keep this one's folder"
+            f"the manifest is of format {manifest.get('format')!r}; a job can be made again from format {FORMATS[0]} "
+            "on, which names all that its rows were made of: keep this one's folder"
         )
     for name, kind in _NEEDED.items():
         if not isinstance(manifest.get(name), kind):
@@ -132,22 +132,38 @@ def _same_model(manifest: Mapping[str, Any], model_path: Path, prompts: PromptCo
     return tokenizer, renderer, found["base_model"]
 
 
-def _traces(dag: ArtifactDAG, manifest: Mapping[str, Any]) -> list[TrainingTrace]:
-    validation = manifest["validation_item_ids"]
-    sides = dict.fromkeys(validation, Side.VALIDATION)
-    ids = [*manifest["item_ids"], *validation]
-    return traces_again(dag, ids, sides=sides, histories=_pairs(manifest, "histories", list))
+def _used(manifest: Mapping[str, Any]) -> dict[Side, dict[str, list[str]]]:
+    """Return each side's traces, and the rejected attempts that their rows were made of."""
+    if manifest["format"] == FORMATS[0]:
+        ids = {Side.TRAIN: manifest["item_ids"], Side.VALIDATION: manifest["validation_item_ids"]}
+        return {side: {name: [] for name in names} for side, names in ids.items()}
+    said = manifest.get("attempts")
+    if not isinstance(said, dict):
+        raise JobError("the manifest has no attempts; give the whole of it, as it stands beside the adapter")
+    return {side: _pairs(said, side.value, list) for side in SIDES}
 
 
-def _same_rows(dag: ArtifactDAG, manifest: Mapping[str, Any], made: Contents, traces: Sequence[TrainingTrace]) -> None:
+def _traces(
+    dag: ArtifactDAG, manifest: Mapping[str, Any], used: Mapping[Side, Mapping[str, list[str]]]
+) -> list[TrainingTrace]:
+    sides = {name: side for side in SIDES for name in used[side]}
+    attempts = {name: names for side in SIDES for name, names in used[side].items()}
+    histories, rejected = _pairs(manifest, "histories", list), manifest.get("rejected_item_ids", ())
+    return traces_again(dag, list(sides), sides=sides, histories=histories, attempts=attempts, rejected=rejected)
+
+
+def _same_rows(
+    dag: ArtifactDAG,
+    manifest: Mapping[str, Any],
+    made: Contents,
+    traces: Sequence[TrainingTrace],
+    used: Mapping[Side, Mapping[str, list[str]]],
+) -> None:
     """Name the first item whose rows are not those that were trained."""
-    written = {
-        side: dict(zip(manifest[ids], manifest["row_digests"].get(side.value, ()), strict=False))
-        for side, ids in ((Side.TRAIN, "item_ids"), (Side.VALIDATION, "validation_item_ids"))
-    }
+    written = {side: dict(zip(used[side], manifest["row_digests"].get(side.value, ()), strict=False)) for side in SIDES}
     for trace in traces:
         name = trace.item.id
-        if made.row_digests[trace.side].get(name) == written[trace.side].get(name):
+        if made.sides[trace.side].row_digests.get(name) == written[trace.side].get(name):
             continue
         for entry in trace.history:
             facts = dag.get_item(entry.item_id).facts if entry.item_id in dag.known_ids([entry.item_id]) else None

@@ -44,6 +44,7 @@ def run_job(
     *,
     parent: Path | None = None,
     python: str | None = None,
+    log_to: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> JobResult:
     """Train a job in a process of its own; a finished job returns at once, a crashed one continues.
@@ -55,14 +56,17 @@ def run_job(
         model_path: the base model's folder.
         parent: folder of the adapter that the job was written to go on from; None: it starts from the base.
         python: interpreter with guardlearn and the training libraries; None: this one.
-        on_progress: called with (step, steps, note).
+        log_to: "tensorboard" or "trackio", where it is installed there: it gets the figures too; None: nothing does.
+        on_progress: called with (step, steps, note), over all stages.
 
     Raises:
-        JobError: the folder is incomplete or altered, or the training failed; one line says why.
+        JobError: the folder is incomplete or altered, or the training failed; one line says why, and `failure.json` in
+            the folder says the same.
     """
     folder = folder.resolve()
     command = [python or sys.executable, "-m", "guardlearn.training", str(folder), "--model", str(model_path.resolve())]
     command += ["--parent", str(parent.resolve())] if parent is not None else []
+    command += ["--log-to", log_to] if log_to is not None else []
     errors: list[str] = []
     with _process([*command, "--attached"]) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -113,14 +117,22 @@ def _relay(line: str, on_progress: OnProgress | None) -> None:
         return  # another environment's libraries may talk on stdout
     if not isinstance(event, dict) or "step" not in event:
         return
-    note = event.get("note") or "loss {loss:.3f}, {tokens_per_second:.0f} tokens/s".format(**event)
-    on_progress(event["step"], event["steps"], note)
+    on_progress(event["step"], event["steps"], event.get("note") or _said(event))
+
+
+def _said(event: dict[str, Any]) -> str:
+    """Return a step's figures for people."""
+    loss, speed, share = event["loss"], event["tokens_per_second"], event.get("share_of_ceiling")
+    ceiling = "" if share is None else f" ({share:.0%} of this machine's ceiling)"
+    looked = f", validation {event['validation_loss']:.3f}" if "validation_loss" in event else ""
+    stage = f"stage {event['stage']} of {event['stages']}, " if "stage" in event else ""
+    return f"{stage}loss {loss:.3f}{looked}, {speed:.0f} tokens/s{ceiling}"
 
 
 def _failure(errors: list[str], code: int, folder: Path) -> str:
     lines = [line.strip() for line in errors if line.strip()]
     if code < 0:
         return f"the training process was killed by signal {-code}; the same command continues from its last checkpoint"
-    return (
-        lines[-1].removeprefix("error: ") if lines else f"the training process failed ({code}); see {folder}/train.log"
-    )
+    if lines:
+        return lines[-1].removeprefix("error: ")
+    return f"the training process failed ({code}); {folder}/failure.json or {folder}/train.log says why"

@@ -16,18 +16,17 @@ import msgspec
 
 from guardlearn.digests import digest_bytes, digest_file, digest_files, digest_json, digest_model, digest_text
 from guardlearn.errors import JobError, ModelError, NoTracesError, UsageError, missing_library
-from guardlearn.formatting import Formatted, examples
 from guardlearn.jobs.config import TrainingConfig
 from guardlearn.jobs.histories import recorded_histories
 from guardlearn.jobs.parent import Parent, read_parent
-from guardlearn.prompts import PromptConfig, Renderer, encode_completion, encode_prompt, special_tokens, template_digest
+from guardlearn.jobs.shaping import SIDES, Contents, shape
+from guardlearn.prompts import PromptConfig, Renderer, special_tokens, template_digest
 from guardlearn.traces import Extraction
-from guardlearn.types import Example, OnProgress, Side, TrainingTrace
+from guardlearn.types import ArtifactStatus, OnProgress, Side, TrainingTrace
 
 __all__ = [
-    "FORMAT",
+    "FORMATS",
     "MANIFEST",
-    "Contents",
     "JobSummary",
     "derived",
     "load_tokenizer",
@@ -35,19 +34,26 @@ __all__ = [
     "place",
     "provenance",
     "settings_of",
-    "shape",
     "summary",
     "write_job",
 ]
 
-FORMAT = 3
-"""Layout of the folder; the training process refuses one it does not know."""
+FORMATS = (3, 4)
+"""Layouts of the folder that are written, and from which a job can be made again; 4 names what rows were made of where
+that is more than accepted items."""
 
 MANIFEST = "manifest.json"
 """File of a job folder that says what it came from."""
 
-_SIDES = (Side.TRAIN, Side.VALIDATION)
-_SHORT_DIGEST = 16  # hex digits that tell which trace differs; the digests of the files vouch for all of them
+_LATER = {
+    # a setting that came later stands in a job only where it says something: older jobs stay the same bytes
+    "beta": ("kto", "dpo"),
+    "sft_term": ("dpo",),
+    "second_learning_rate": ("+",),
+    "second_epochs": ("+",),
+    "early_stopping": (),
+    "keep": (),
+}
 
 
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,21 +64,6 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
     validation_rows: int
     dropped: dict[str, int]
     """Rows that did not come to be, by reason."""
-
-
-class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's files but its manifest, and what they were made of."""
-
-    files: dict[str, bytes]
-    shaped: dict[Side, Formatted]
-    row_digests: dict[Side, dict[str, str]]
-    """Digest of each trace's lines, by item id, in the order of the traces; those without a row are absent."""
-    renderer: Renderer
-    tokenizer: Any
-
-    def ids(self, side: Side) -> list[str]:
-        """Return the items that rows of a side were made of, in order."""
-        return list(self.row_digests[side])
 
 
 def write_job(
@@ -106,10 +97,13 @@ def write_job(
     Raises:
         JobError: `folder` holds another job, or something that is no job.
         ModelError: no tokenizer or no weights in `model_path`; or `parent` is no adapter that this job can go on from.
-        NoTracesError: not one row of the train side remains; the message says why.
-        UsageError: a weight is no number above 0.
+        NoTracesError: not one row of the train side remains for a stage, or kto's are all of one verdict; the message
+            says why.
+        UsageError: a weight is no number above 0, rejected attempts were not extracted though the method is made of
+            them, or the validation loss is to decide and there is no validation row.
     """
     config = config or TrainingConfig()
+    _check_attempts(extraction, config)
     config = dataclasses.replace(config, base_model=config.base_model or model_path.name)
     tokenizer = load_tokenizer(model_path)
     base_digest = digest_model(model_path)
@@ -125,11 +119,9 @@ def write_job(
         weights=_checked(weights or {}),
         on_progress=on_progress,
     )
-    if not made.shaped[Side.TRAIN].examples:
-        dropped = made.shaped[Side.TRAIN].dropped.items()
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped) or "no trace on that side"
-        raise NoTracesError(f"no training row remains of {len(extraction.traces)} traces ({reasons})")
-    manifest = _told(extraction, made, weights or {}, about, inherited) | derived(made, model_path, base_digest)
+    _check_rows(extraction, made, config)
+    manifest = _told(extraction, made, weights or {}, about, inherited)
+    manifest |= derived(made, config, model_path, base_digest)
     manifest |= {"base_model": config.base_model, "seed": config.seed, "training": settings_of(config)}
     place(folder, made.files | {MANIFEST: manifest_bytes(manifest)}, manifest)
     return summary(folder, manifest)
@@ -146,74 +138,69 @@ def summary(folder: Path, manifest: Mapping[str, Any]) -> JobSummary:
 
 
 def provenance(traces: Sequence[TrainingTrace]) -> dict[str, Any]:
-    """Return what a manifest says of the traces that were trained; `evaluation.check_leakage` reads it."""
-    ids = [trace.item.id for trace in traces]
+    """Return what a manifest says of the traces that were trained; `evaluation.check_leakage` reads it.
+
+    An attempt that comes with its trace was trained too.
+    """
+    items = [item for trace in traces for item in (*trace.attempts, trace.item)]
+    ids = list(dict.fromkeys(item.id for item in items))
     return {
         "item_ids": ids,
         "item_ids_digest": digest_json(ids),
-        "specification_digests": sorted({digest_text(trace.item.specification) for trace in traces}),
+        "specification_digests": sorted({digest_text(item.specification) for item in items}),
         "groups": sorted({trace.group for trace in traces}),
     }
 
 
-def shape(
-    traces: Sequence[TrainingTrace],
-    renderer: Renderer,
-    tokenizer: Any,
-    config: TrainingConfig,
-    *,
-    settings: Mapping[str, Any],
-    weights: Mapping[str, float],
-    on_progress: OnProgress | None = None,
-) -> Contents:
-    """Return what traces become: rows of both sides, and settings.
+def _made_of(trace: TrainingTrace, ids: Sequence[str]) -> TrainingTrace:
+    """Return a trace with those of its attempts that its rows were made of."""
+    return msgspec.structs.replace(trace, attempts=tuple(each for each in trace.attempts if each.id in ids))
 
-    Args:
-        traces: both sides, in order.
-        renderer: makes the prompts.
-        tokenizer: decides what fits.
-        config: views and the most tokens of a row.
-        settings: keys of job.toml.
-        weights: by item id, where not 1.
-        on_progress: called with (sides shaped, sides, note).
-    """
-    shaped: dict[Side, Formatted] = {}
-    lines: dict[Side, dict[str, list[bytes]]] = {}
-    for step, side in enumerate(_SIDES, start=1):
-        shaped[side] = examples(
-            [trace for trace in traces if trace.side is side],
-            renderer,
-            config.views,
-            count_tokens=lambda messages: len(encode_prompt(tokenizer, messages)),
-            count_completion=lambda text: len(encode_completion(tokenizer, text)),
-            max_length=config.max_length,
+
+def _check_attempts(extraction: Extraction, config: TrainingConfig) -> None:
+    if not config.of_attempts:
+        return
+    bare = next((trace for trace in extraction.traces if trace.retries and not trace.attempts), None)
+    if bare is not None:
+        raise UsageError(
+            f"method {config.method} is made of rejected attempts too, and trace {bare.item.id!r} came without its "
+            f"{bare.retries}; extract with attempts=True"
         )
-        lines[side] = {}
-        for row in shaped[side].examples:
-            factor = weights.get(row.trace_id, 1.0) if side is Side.TRAIN else 1.0
-            lines[side].setdefault(row.trace_id, []).append(_line(row, row.weight * factor))
-        if on_progress:
-            on_progress(step, len(_SIDES), f"{len(shaped[side].examples)} {side} rows")
-    files = {"job.toml": _toml(settings, renderer.config).encode()}
-    files |= {f"{side}.jsonl": b"".join(line for own in lines[side].values() for line in own) for side in _SIDES}
-    digests = {
-        side: {name: digest_bytes(b"".join(own))[:_SHORT_DIGEST] for name, own in lines[side].items()}
-        for side in _SIDES
-    }
-    return Contents(files=files, shaped=shaped, row_digests=digests, renderer=renderer, tokenizer=tokenizer)
 
 
-def derived(made: Contents, model_path: Path, base_digest: str) -> dict[str, Any]:
-    """Return the part of a manifest that follows from the rows and the base model alone."""
-    ids = made.ids(Side.TRAIN)
+def _check_rows(extraction: Extraction, made: Contents, config: TrainingConfig) -> None:
+    train, validation = (made.sides[side] for side in SIDES)
+    for method, rows in zip(config.methods, train.rows, strict=True):
+        if not rows:
+            dropped = sorted(Counter(reason for _, reason in train.left_out).items())
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped) or "no trace on that side"
+            what = "training row" if config.method == "sft" else f"row to train {method} on"
+            raise NoTracesError(f"no {what} remains of {len(extraction.traces)} traces ({reasons})")
+    if "kto" in config.methods and len(train.labels) < 2:
+        found, lacks = ("accepted", "rejected") if True in train.labels else ("rejected", "accepted")
+        raise NoTracesError(
+            f"kto learns from both verdicts, and all rows of the train side were {found}, none {lacks}; choose a "
+            "policy that selects chains with both, or method sft"
+        )
+    if (config.keep == "best" or config.early_stopping) and not all(validation.rows):
+        asked = "keep 'best'" if config.keep == "best" else f"early_stopping {config.early_stopping}"
+        raise UsageError(f"{asked} goes by the validation loss, and there is no row of the validation side; drop it")
+
+
+def derived(made: Contents, config: TrainingConfig, model_path: Path, base_digest: str) -> dict[str, Any]:
+    """Return the part of a manifest that follows from the rows, the settings and the base model alone."""
+    train, validation = (made.sides[side] for side in SIDES)
+    more: dict[str, Any] = {"format": FORMATS[0]}
+    if config.method != "sft":
+        more = {"format": FORMATS[1], "attempts": {side.value: made.sides[side].attempts for side in SIDES}}
     return {
-        "format": FORMAT,
-        "item_ids": ids,
-        "item_ids_digest": digest_json(ids),
-        "validation_item_ids": made.ids(Side.VALIDATION),
-        "rows": len(made.shaped[Side.TRAIN].examples),
-        "validation_rows": len(made.shaped[Side.VALIDATION].examples),
-        "row_digests": {side.value: list(made.row_digests[side].values()) for side in _SIDES},
+        **more,
+        "item_ids": train.item_ids,
+        "item_ids_digest": digest_json(train.item_ids),
+        "validation_item_ids": validation.item_ids,
+        "rows": sum(train.rows),
+        "validation_rows": sum(validation.rows),
+        "row_digests": {side.value: list(made.sides[side].row_digests.values()) for side in SIDES},
         "prompts": made.renderer.settings(),
         "template_digest": template_digest(made.tokenizer, made.renderer),
         "tokenizer_digest": digest_files(model_path, "tokenizer*", "vocab*", "merges.txt", "chat_template*"),
@@ -224,10 +211,16 @@ def derived(made: Contents, model_path: Path, base_digest: str) -> dict[str, Any
 
 def settings_of(config: TrainingConfig) -> dict[str, Any]:
     """Return a configuration as a manifest keeps it: what is None is absent, TOML knows no null."""
+    default = TrainingConfig()
+
+    def silent(name: str, value: Any) -> bool:
+        said = any(part in config.method for part in _LATER.get(name, ("",)))
+        return value is None or (not said and value == getattr(default, name))
+
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(config).items()
-        if value is not None
+        if not silent(name, value)
     }
 
 
@@ -300,7 +293,7 @@ def _says_less(path: Path, manifest: Mapping[str, Any]) -> bool:
         older = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if not isinstance(older, dict) or older.get("format") not in range(FORMAT):
+    if not isinstance(older, dict) or older.get("format") not in range(FORMATS[0]):
         return False
     now = json.loads(manifest_bytes(manifest))
     return all(now.get(name) == value for name, value in older.items() if name != "format")
@@ -314,15 +307,15 @@ def _told(
     parent: Parent | None,
 ) -> dict[str, Any]:
     """Return the part of a manifest that nothing but this extraction knows, or not for long."""
-    trained_ids = {side: set(made.ids(side)) for side in _SIDES}
-    trained = [trace for trace in extraction.traces if trace.item.id in trained_ids[Side.TRAIN]]
-    shown = [trace for trace in extraction.traces if trace.item.id in trained_ids[trace.side]]
+    known = {trace.item.id: trace for trace in extraction.traces}
+    shown = [known[name] for side in SIDES for name in made.sides[side].used]
+    trained = [_made_of(known[name], ids) for name, ids in made.sides[Side.TRAIN].used.items()]
     found = {
         "predicate": extraction.predicate,
         "checkpoint": {"seq": extraction.checkpoint.seq, "item_id": extraction.checkpoint.item_id},
         "sides_digest": extraction.sides_digest,
         **provenance(trained),
-        "left_out": [list(entry) for side in _SIDES for entry in made.shaped[side].left_out],
+        "left_out": [list(entry) for side in SIDES for entry in made.sides[side].left_out],
         "parent_adapter": parent.digest if parent else None,  # null: training starts from the base
         **_unknown(made.renderer, extraction.traces),
     }
@@ -330,9 +323,14 @@ def _told(
         found |= parent.inherited(found)
     if about is not None:
         found["weighting"] = dict(about)
-    uneven = [[name, float(weights[name])] for name in found["item_ids"] if weights.get(name, 1.0) != 1.0]
+    uneven = [[name, float(weights[name])] for name in made.sides[Side.TRAIN].used if weights.get(name, 1.0) != 1.0]
+    rejected = [trace.item.id for trace in shown if trace.item.status is ArtifactStatus.REJECTED]
     # pairs, as in left_out: a page that shows a manifest counts a list, and would write a mapping out
-    more = {"weights": uneven, "histories": [list(pair) for pair in recorded_histories(shown).items()]}
+    more = {
+        "weights": uneven,
+        "rejected_item_ids": rejected,
+        "histories": [list(pair) for pair in recorded_histories(shown).items()],
+    }
     return found | {name: each for name, each in more.items() if each}
 
 
@@ -350,16 +348,3 @@ def _checked(weights: Mapping[str, float]) -> Mapping[str, float]:
         if not 0 < weight < math.inf:
             raise UsageError(f"item {name!r} weighs {weight!r}; a weight is a number above 0")
     return weights
-
-
-def _line(row: Example, weight: float) -> bytes:
-    fields = msgspec.structs.asdict(row) | {"view": row.view.value, "weight": weight}
-    return (json.dumps(fields, sort_keys=True) + "\n").encode()
-
-
-def _toml(settings: Mapping[str, Any], prompts: PromptConfig) -> str:
-    said = {"retry": prompts.retry, "layout": prompts.layout}
-    lines = ["# A guardlearn training job: python -m guardlearn.training FOLDER --model PATH", ""]
-    order = [field.name for field in dataclasses.fields(TrainingConfig)]  # a manifest's keys are sorted
-    lines += [f"{name} = {json.dumps(said.get(name, settings[name]))}" for name in order if name in settings]
-    return "\n".join(lines) + "\n"

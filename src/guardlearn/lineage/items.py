@@ -28,7 +28,7 @@ CHANGES = {
     "redacted": "their texts, or those of an attempt before them, were blanked",
     "excluded": "they were excluded from training",
     "stale guard": "the guard that judged them has changed since",
-    "verdict changed": "they are not accepted any more",
+    "verdict changed": "they are not judged any more as they were trained",
 }
 """What may have happened to a trained item since, and what it means."""
 
@@ -105,7 +105,7 @@ def items_now(dag: ArtifactDAG, record: AdapterRecord) -> ItemsNow:
         by_guard=_counted(map(str, judges)),
         by_side=_counted(row.side or "none" for row in own),
         other_versions=_other_versions(record, judges),
-        since={kind: [] for kind in CHANGES} | _since(own, paths, rows, later),
+        since={kind: [] for kind in CHANGES} | _since(own, paths, rows, later, set(record.rejected_item_ids)),
     )
 
 
@@ -119,16 +119,21 @@ def _judges(own: Sequence[_Row], noted: Sequence[tuple[Any, ...]]) -> list[Judge
 
 
 def _since(
-    own: Sequence[_Row], paths: Mapping[int, Sequence[int]], rows: Mapping[int, _Row], later: set[tuple[str, str]]
+    own: Sequence[_Row],
+    paths: Mapping[int, Sequence[int]],
+    rows: Mapping[int, _Row],
+    later: set[tuple[str, str]],
+    rejected: set[str],
 ) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for row in own:
         chain = [rows[seq] for seq in paths[row.seq]]
+        trained = ArtifactStatus.REJECTED if row.id in rejected else ArtifactStatus.ACCEPTED
         holds = {
             "redacted": any(each.redacted and (each.id, "redacted") in later for each in chain),
             "excluded": row.excluded and (row.id, "excluded") in later,
             "stale guard": any(each.stale and (each.id, "stale guard") in later for each in chain),
-            "verdict changed": row.status != ArtifactStatus.ACCEPTED and (row.id, "verdict changed") in later,
+            "verdict changed": row.status != trained and (row.id, "verdict changed") in later,
         }
         for kind in (name for name, yes in holds.items() if yes):
             found.setdefault(kind, []).append(row.id)

@@ -51,7 +51,9 @@ class AdapterRecord(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 0
     """Items and events up to here had been looked at."""
     item_ids: list[str] = []
-    """Everything trained on, both sides, in order."""
+    """Everything trained on, both sides, in order; rejected attempts too where rows were made of them."""
+    rejected_item_ids: list[str] = []
+    """Those of them that were trained on as rejected."""
     new_item_ids: list[str] = []
     """Those of them that no earlier round of this learner had."""
     item_ids_digest: str = ""
@@ -201,6 +203,7 @@ def record_of_folder(folder: Path) -> AdapterRecord:
         predicate=str(manifest.get("predicate") or ""),
         seq=int(checkpoint.get("seq") or 0),
         item_ids=[*(manifest.get("item_ids") or ()), *(manifest.get("validation_item_ids") or ())],
+        rejected_item_ids=_rejected(manifest.get("attempts"), manifest.get("rejected_item_ids")),
         parent=_digest(manifest.get("parent_adapter")),
         training=training,
         views=list(training.get("views") or ()),
@@ -248,7 +251,8 @@ def _record(steps: Sequence[RoundStep], promotions: Sequence[Promotion], last: P
 def _planned(planned: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that a round's plan tells; where it says nothing, those of the job's manifest."""
     training = dict(planned.get("training") or manifest.get("training") or {})
-    ids = list(planned.get("item_ids") or ())
+    attempts = dict(planned.get("attempts") or {})
+    ids = _with_attempts(planned.get("item_ids") or (), attempts)
     seeds = [planned.get("seed"), manifest.get("seed"), training.get("seed")]
     return {
         "parent": _digest(planned.get("parent")),
@@ -259,6 +263,7 @@ def _planned(planned: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[st
         "seq": int(planned.get("seq") or 0),
         "item_ids": ids,
         "item_ids_digest": digest_json(ids),
+        "rejected_item_ids": _rejected({"": list(attempts.items())}, planned.get("rejected_item_ids")),
         "new_item_ids": list(planned.get("new_item_ids") or ()),
         "sides_digest": str(planned.get("sides_digest") or manifest.get("sides_digest") or ""),
         "views": list(training.get("views") or ()),
@@ -270,6 +275,17 @@ def _planned(planned: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[st
         "held_out": dict(planned.get("held_out") or {}),
         "look": planned.get("look"),
     }
+
+
+def _with_attempts(ids: Sequence[str], attempts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a plan's items, and before each the rejected attempts that were trained with it."""
+    return list(dict.fromkeys(name for item_id in ids for name in (*attempts.get(item_id, ()), item_id)))
+
+
+def _rejected(attempts: Mapping[str, Sequence[Any]] | None, others: Sequence[str] | None) -> list[str]:
+    """Return the items trained on as rejected: attempts as pairs of trace and attempts by side, and traces."""
+    found = [name for pairs in (attempts or {}).values() for _, names in pairs for name in names]
+    return list(dict.fromkeys([*found, *(others or ())]))
 
 
 def _extracted(extracted: Mapping[str, Any]) -> dict[str, Any]:

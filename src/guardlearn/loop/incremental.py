@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,11 @@ from guardlearn.dag.checkpoints import TrainingCheckpoint
 from guardlearn.dag.importers.atomicguard_prompts import with_dependencies
 from guardlearn.digests import digest_json
 from guardlearn.errors import ModelError, UsageError
-from guardlearn.formatting import examples
-from guardlearn.jobs import provenance
+from guardlearn.formatting import Pair, Verdict
+from guardlearn.jobs import TrainingConfig, provenance
+from guardlearn.jobs.shaping import made_of, room_of, rows_of
 from guardlearn.loop.checkpoint import adapter_of, check_item, last_checkpoint, store
-from guardlearn.prompts import (
-    PromptConfig,
-    Renderer,
-    encode_completion,
-    encode_prompt,
-    special_tokens,
-    template_digest,
-)
+from guardlearn.prompts import PromptConfig, Renderer, special_tokens, template_digest
 from guardlearn.traces import Filter, content_digest, extract_new_traces, to_predicate
 from guardlearn.training.weights import PROVENANCE, adapter_weights, load_adapter_weights, put_adapter_weights
 from guardlearn.types import Example, OnProgress, TrainingTrace, View
@@ -66,6 +61,7 @@ def incremental_training_loop(
     batch_size: int = 8,
     learning_rate: float = 2e-4,
     seed: int = 0,
+    method: str = "sft",
     on_progress: OnProgress | None = None,
 ) -> IncrementalResult:
     """Train on the traces that are new since the last checkpoint, until too few are left; run again, it continues.
@@ -89,10 +85,12 @@ def incremental_training_loop(
         batch_size: rows a step.
         learning_rate: peak, in every increment.
         seed: decides the order of rows.
+        method: sft, kto, dpo, sft+kto or sft+dpo; a second stage has the rate and the passes of `TrainingConfig`.
         on_progress: called with (step, steps, note) for each increment.
 
     Raises:
-        UsageError: an interval or a minimum below 1, or an unknown policy or view.
+        UsageError: an interval or a minimum below 1, or an unknown policy, view or method.
+        JobError: an increment whose rows the method cannot train on, as those of one verdict for kto.
         RepositoryError: the last checkpoint fails its integrity check, or another loop trained the same traces.
         ModelError: the model carries no adapters, or others than the checkpoint's.
     """
@@ -100,6 +98,8 @@ def incremental_training_loop(
         raise UsageError(
             f"checkpoint_interval and min_new_traces must be at least 1, got {checkpoint_interval} and {min_new_traces}"
         )
+    training = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    config = TrainingConfig(method=method, batch_size=batch_size)  # refuses what it does not know
     name = Path(str(getattr(model.config, "_name_or_path", "") or type(model).__name__)).name
     course = _Course(
         dag=dag,
@@ -110,7 +110,8 @@ def incremental_training_loop(
         output=Path(output_dir),
         renderer=Renderer(config=prompts or PromptConfig(), special_tokens=special_tokens(tokenizer)),
         views=tuple(View(view) for view in views),
-        training={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed},
+        training=training | ({"method": method} if config.of_attempts else {}),
+        config=config,
         base_model=name,
         on_progress=on_progress,
     )
@@ -132,8 +133,8 @@ class _New(msgspec.Struct, frozen=True, kw_only=True):
     """New traces with the rows they give."""
 
     traces: list[TrainingTrace]
-    rows: dict[str, list[Example]]
-    """By trace id."""
+    rows: list[dict[str, list[Example | Pair | Verdict]]]
+    """Each stage's, by trace id."""
     dropped: dict[str, int]
     seq: int
     predicate: str
@@ -152,6 +153,7 @@ class _Course(msgspec.Struct, kw_only=True):
     renderer: Renderer
     views: tuple[View, ...]
     training: dict[str, Any]
+    config: TrainingConfig
     base_model: str
     on_progress: OnProgress | None
     last: TrainingCheckpoint | None = None
@@ -176,22 +178,18 @@ class _Course(msgspec.Struct, kw_only=True):
 
     def new_traces(self) -> _New:
         """Return what this learner has not trained and can train."""
-        extraction = extract_new_traces(self.dag, self.learner, self.predicate)
-        shaped = examples(
-            extraction.traces,
-            with_dependencies(self.renderer, self.dag, (trace.item for trace in extraction.traces)),
-            self.views,
-            count_tokens=lambda messages: len(encode_prompt(self.tokenizer, messages)),
-            count_completion=lambda text: len(encode_completion(self.tokenizer, text)),
-            max_length=self.tokenizer.model_max_length,
-        )
-        rows: dict[str, list[Example]] = {}
-        for row in shaped.examples:
-            rows.setdefault(row.trace_id, []).append(row)
+        extraction = extract_new_traces(self.dag, self.learner, self.predicate, **self.config.extraction)
+        renderer = with_dependencies(self.renderer, self.dag, (trace.item for trace in extraction.traces))
+        room, left_out = room_of(self.tokenizer, self.tokenizer.model_max_length), list[tuple[str, str]]()
+        stages: list[dict[str, list[Example | Pair | Verdict]]] = []
+        for method in self.config.methods:
+            stages.append({})
+            for row in rows_of(method, extraction.traces, renderer, self.views, room, left_out):
+                stages[-1].setdefault(row.trace_id, []).append(row)
         return _New(
-            traces=[trace for trace in extraction.traces if trace.item.id in rows],
-            rows=rows,
-            dropped=dict(extraction.dropped) | dict(shaped.dropped),
+            traces=[trace for trace in extraction.traces if any(trace.item.id in rows for rows in stages)],
+            rows=stages,
+            dropped=dict(extraction.dropped) | dict(sorted(Counter(reason for _, reason in left_out).items())),
             seq=extraction.checkpoint.seq,
             predicate=extraction.predicate,
             sides_digest=extraction.sides_digest,
@@ -200,7 +198,7 @@ class _Course(msgspec.Struct, kw_only=True):
     def increment(self, traces: Sequence[TrainingTrace], found: _New) -> TrainingCheckpoint:
         """Train these traces, save the adapter, store the checkpoint; on an error the model is as before."""
         before = adapter_weights(self.model)
-        rows = [row for trace in traces for row in found.rows[trace.item.id]]
+        rows = [[row for trace in traces for row in stage.get(trace.item.id, ())] for stage in found.rows]
         manifest = self._manifest(traces, rows, found)
         folder = self.output / f"adapter-{manifest['increment'][:12]}"
         try:
@@ -216,8 +214,14 @@ class _Course(msgspec.Struct, kw_only=True):
         setattr(self.model, PROVENANCE, manifest)
         return self.last
 
-    def _manifest(self, traces: Sequence[TrainingTrace], rows: Sequence[Example], found: _New) -> dict[str, Any]:
-        now = provenance(traces)
+    def _manifest(self, traces: Sequence[TrainingTrace], rows: Sequence[Sequence[Any]], found: _New) -> dict[str, Any]:
+        used = {item_id for stage in rows for row in stage for item_id in made_of(row)}
+        now = provenance(
+            [
+                msgspec.structs.replace(trace, attempts=tuple(each for each in trace.attempts if each.id in used))
+                for trace in traces
+            ]
+        )
         parent = self.last.adapter_digest if self.last else ""
         ids = [*self.learned.get("item_ids", []), *now["item_ids"]]
         return {
@@ -229,7 +233,7 @@ class _Course(msgspec.Struct, kw_only=True):
             "item_ids": ids,
             "item_ids_digest": digest_json(ids),
             **{name: sorted({*self.learned.get(name, []), *now[name]}) for name in ("specification_digests", "groups")},
-            "rows": len(rows),
+            "rows": sum(map(len, rows)),
             "base_model": self.base_model,
             "parent_adapter": parent or None,
             "prompts": self.renderer.settings(),
@@ -247,13 +251,30 @@ class _Course(msgspec.Struct, kw_only=True):
         load_adapter_weights(self.model, folder)
         return True
 
-    def _train(self, rows: Sequence[Example], manifest: dict[str, Any], folder: Path) -> None:
-        from guardlearn.training import save_trained_model, train_on_traces
+    def _train(
+        self, rows: Sequence[Sequence[Example | Pair | Verdict]], manifest: dict[str, Any], folder: Path
+    ) -> None:
+        from guardlearn.training import save_trained_model
 
-        size = self.training["batch_size"]
-        steps = max(1, math.ceil(round(self.training["epochs"] * math.ceil(len(rows) / size), 6)))
         work = self.output / f".{folder.name}"
-        report = self.on_progress
+        second = {"epochs": self.config.second_epochs, "learning_rate": self.config.second_learning_rate}
+        try:
+            for number, (method, own) in enumerate(zip(self.config.methods, rows, strict=True)):
+                self._stage(method, own, work, self.training | (second if number else {}))
+            setattr(self.model, PROVENANCE, manifest)  # `save_trained_model` writes it beside the weights
+            save_trained_model(self.model, self.tokenizer, str(folder))
+        finally:
+            setattr(self.model, PROVENANCE, self.learned or None)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _stage(
+        self, method: str, rows: Sequence[Example | Pair | Verdict], work: Path, training: Mapping[str, Any]
+    ) -> None:
+        from guardlearn.training import train_on_traces
+        from guardlearn.training.methods import train_on_rows
+
+        size, report = training["batch_size"], self.on_progress
+        steps = max(1, math.ceil(round(training["epochs"] * math.ceil(len(rows) / size), 6)))
 
         def told(step: Any) -> None:
             if report:
@@ -261,20 +282,13 @@ class _Course(msgspec.Struct, kw_only=True):
 
         if report:
             report(0, steps, f"{len(rows)} rows")
-        try:
+        data = [msgspec.structs.asdict(row) | {"prompt": list(row.prompt)} for row in rows]
+        given = {name: training[name] for name in ("batch_size", "learning_rate", "seed")}
+        if method == "sft":
             train_on_traces(
-                self.model,
-                self.tokenizer,
-                [{"id": r.id, "prompt": list(r.prompt), "completion": r.completion, "weight": r.weight} for r in rows],
-                output_dir=str(work),
-                max_steps=steps,
-                batch_size=size,
-                learning_rate=self.training["learning_rate"],
-                seed=self.training["seed"],
-                on_step=told,
+                self.model, self.tokenizer, data, output_dir=str(work), max_steps=steps, **given, on_step=told
             )
-            setattr(self.model, PROVENANCE, manifest)  # `save_trained_model` writes it beside the weights
-            save_trained_model(self.model, self.tokenizer, str(folder))
-        finally:
-            setattr(self.model, PROVENANCE, self.learned or None)
-            shutil.rmtree(work, ignore_errors=True)
+        else:
+            train_on_rows(
+                self.model, self.tokenizer, data, method, work, self.config, max_steps=steps, **given, on_step=told
+            )

@@ -26,7 +26,7 @@ from guardlearn.jobs import recorded_histories, traces_again
 from guardlearn.lineage import live_adapter
 from guardlearn.loop.config import LoopSettings
 from guardlearn.traces import Checkpoint, Extraction, content_digest, extract_traces
-from guardlearn.types import Side, Specification, TrainingTrace
+from guardlearn.types import ArtifactStatus, Side, Specification, TrainingTrace
 from guardlearn.weighting import weigh
 
 __all__ = [
@@ -173,7 +173,7 @@ def plan_round(
         last = rounds.read(connection, config.learner, last=True)
     number = last[0].round + 1 if last else 1
     try:
-        extraction = extract_traces(dag, config.select)
+        extraction = extract_traces(dag, config.select, **settings.training.extraction)
     except NoTracesError as error:
         return Waiting(new=0, needed=config.min_new_traces, reason=str(error))
     new = _new(dag, config.learner, extraction.traces)
@@ -198,6 +198,8 @@ def planned_extraction(dag: ArtifactDAG, plan: Mapping[str, Any]) -> Extraction:
         sides={name: Side(side) for name, side in zip(ids, plan["sides"], strict=True)},
         groups=dict(zip(ids, plan["groups"], strict=True)),
         histories=plan["histories"],
+        attempts=plan.get("attempts"),
+        rejected=plan.get("rejected_item_ids", ()),
     )
     return Extraction(
         traces=traces,
@@ -226,7 +228,12 @@ def _plan(
     fresh = None if learned is None else [t.item.id for t in extraction.traces if t.item.id not in learned]
     seed = config.seed + number
     weighed = weigh(extraction.traces, config.weighting, new_ids=fresh, seed=seed)
-    return {
+    more: dict[str, Any] = {}
+    if settings.training.of_attempts:
+        rejected = [trace.item.id for trace in weighed.traces if trace.item.status is ArtifactStatus.REJECTED]
+        attempts = {trace.item.id: [each.id for each in trace.attempts] for trace in weighed.traces}
+        more = {"attempts": attempts, "rejected_item_ids": rejected}
+    return more | {
         "predicate": extraction.predicate,
         "seq": extraction.checkpoint.seq,
         "checkpoint_item": extraction.checkpoint.item_id,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
 import json
 import shutil
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -20,13 +18,12 @@ from guardlearn.errors import ModelError, UsageError, missing_library
 from guardlearn.merging.agreement import (
     PROBES,
     Prompt,
-    Reference,
     compare,
-    continuations,
     encode_prompts,
     largest_difference,
     logits,
 )
+from guardlearn.merging.loading import Steps, load_model, load_with_adapter, measure_reference, quiet
 from guardlearn.merging.refusals import (
     Manifest,
     base_digest,
@@ -46,7 +43,6 @@ __all__ = ["merge_adapter"]
 _GENERATION = "generation_config.json"
 
 Weights = dict[str, tuple[tuple[int, ...], str]]
-T = TypeVar("T")
 
 
 def merge_adapter(
@@ -89,7 +85,7 @@ def merge_adapter(
     base = resolve_model(str(model))
     refuse_quantised(base)
     manifest = read_adapter(folder)
-    with placed(Path(output)) as staged, _quiet():
+    with placed(Path(output)) as staged, quiet():
         report = _merge(base, folder, manifest, staged, dtype, PROBES if prompts is None else prompts, on_progress)
         judge(report)
         merged = msgspec.to_builtins(report) | {"versions": versions("guardlearn", "torch", "transformers", "peft")}
@@ -110,14 +106,14 @@ def _merge(
     """Leave the merged model in `staged`; return how far it is from base + adapter."""
     from guardlearn.generators.transformers import load_tokenizer
 
-    steps = _Steps(on_progress, 4 + len(prompts) * (6 if dtype == "float32" else 7))
+    steps = Steps(on_progress, 4 + len(prompts) * (6 if dtype == "float32" else 7))
     digest = steps.done("base read", base_digest(base, adapter, manifest))
     tokenizer = load_tokenizer(base)
     check_template(tokenizer, base, manifest)
     asked = encode_prompts(tokenizer, prompts)
-    with_adapter = steps.done("base loaded", _load_with_adapter(base, adapter))
+    with_adapter = steps.done("base loaded", load_with_adapter(base, adapter))
     network = with_adapter.get_base_model()  # the base, its layers wrapped: settings made on it are its own
-    reference = _reference(network, tokenizer, asked, steps)
+    reference = measure_reference(network, tokenizer, asked, steps)
     along = (reference.prompts, reference.continuations)
     with with_adapter.disable_adapter():
         bare = list(steps.each("bare base", logits(network, *along)))
@@ -145,66 +141,7 @@ def _merge(
     )
 
 
-class _Steps:
-    """Counts what is done."""
-
-    def __init__(self, on_progress: OnProgress | None, total: int) -> None:
-        self._report, self._total, self._count = on_progress, total, 0
-        if on_progress:
-            on_progress(0, total, "")
-
-    def done(self, note: str, value: T) -> T:
-        """Count one step, whose result is handed through."""
-        self._count += 1
-        if self._report:
-            self._report(self._count, self._total, note)
-        return value
-
-    def each(self, note: str, values: Iterable[T]) -> Iterator[T]:
-        """Count one step a value."""
-        for value in values:
-            yield self.done(note, value)
-
-
 # The model in memory
-
-
-def _load(folder: Path, dtype: Any) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # each library raises its own kind for a missing or damaged file
-        raise ModelError(f"the model in {folder} cannot be loaded ({first_line(error)})") from error
-    if missing := sorted(report["missing_keys"]):  # transformers would go on with random numbers
-        raise ModelError(f"the weights in {folder} lack {len(missing)} tensors, {missing[0]} first; copy them whole")
-    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 5 * network.num_parameters():
-        network.to("cuda")  # 4 bytes a parameter, and room to compute
-    return network.eval()
-
-
-def _load_with_adapter(base: Path, adapter: Path) -> Any:
-    import torch
-    from peft import PeftConfig, get_peft_model
-
-    from guardlearn.training.weights import load_adapter_weights
-
-    network = _load(base, torch.float32)
-    try:
-        network = get_peft_model(network, PeftConfig.from_pretrained(adapter))
-        load_adapter_weights(network, adapter)
-    except (ValueError, TypeError, RuntimeError, ModelError) as error:
-        raise ModelError(f"the adapter in {adapter} does not fit {base} ({first_line(error)})") from error
-    return network.eval()
-
-
-def _reference(network: Any, tokenizer: Any, prompts: list[list[int]], steps: _Steps) -> Reference:
-    after = list(steps.each("base + adapter", continuations(network, tokenizer, prompts)))
-    own = list(steps.each("base + adapter", logits(network, prompts, after)))
-    return Reference(prompts=prompts, continuations=after, logits=own)
 
 
 def _merged(network: Any, adapter: Path) -> Any:
@@ -270,7 +207,7 @@ def _load_again(staged: Path, tokenizer: Any, saved: Weights, dtype: str) -> Any
 
     gc.collect()  # PEFT's layers point at each other: the model before this one must be gone
     try:
-        network = _load(staged, "auto")
+        network = load_model(staged, "auto")
     except ModelError as error:
         raise ModelError(f"the merged model cannot be loaded again: {error}") from error
     found = _weights(network, getattr(torch, dtype))
@@ -283,21 +220,3 @@ def _load_again(staged: Path, tokenizer: Any, saved: Weights, dtype: str) -> Any
     if template_digest(load_tokenizer(staged), Renderer()) != template_digest(tokenizer, Renderer()):
         raise ModelError(f"the tokenizer of {staged.name} is another one after saving; it cannot be merged by itself")
     return network.float()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' bars and notices off the terminal: whatever they fear is measured here."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

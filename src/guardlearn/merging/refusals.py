@@ -61,14 +61,19 @@ def read_adapter(folder: Path) -> Manifest:
     """Return an adapter's manifest.
 
     Raises:
-        ModelError: no adapter, one that is damaged, of another kind than LoRA, or one that changes nothing.
+        ModelError: no adapter, one that is damaged or was edited, of another kind than LoRA, or that changes nothing.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    manifest = adapters.read_manifest(folder)
-    adapters.adapter_digest(folder)
+    published = adapters.read_published(folder)
+    found, left = adapters.adapter_digest(folder), (published.get("result") or {}).get("adapter_digest")
+    if left not in (None, found):
+        raise ModelError(
+            f"the adapter in {folder} was edited: its weights are {found[:12]}, its training left {left[:12]}; put it "
+            "back as it was, or train it again"
+        )
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / adapters.WEIGHTS)
@@ -81,6 +86,7 @@ def read_adapter(folder: Path) -> Manifest:
         raise ModelError(f"the adapter in {folder} holds numbers that are none ({broken}); its training diverged")
     if not any(tensor.any() for name, tensor in tensors.items() if ".lora_A." not in name):
         raise ModelError(f"the adapter in {folder} changes nothing (every B is zero); train it, or name another")
+    manifest: Manifest = published.get("manifest")
     return manifest
 
 

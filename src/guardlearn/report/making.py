@@ -27,7 +27,8 @@ def drops(story: Story) -> list[str]:
     parts = ["<h2>What was dropped, and why</h2>"]
     rows = [["selected item", reason, f"{count:,}"] for reason, count in (story.dropped or {}).items()]
     rows += [["row", reason, f"{count:,}"] for reason, count in story.dropped_rows.items()]
-    counted = {"item_ids": "traces", "rows": "training rows", "validation_rows": "validation rows"}
+    items = "items" if "attempts" in manifest else "traces"
+    counted = {"item_ids": items, "rows": "training rows", "validation_rows": "validation rows"}
     kept = [f"{_count(manifest[key])} {what}" for key, what in counted.items() if key in manifest]
     if kept:
         parts.append(f"<p>Kept: {escape(', '.join(kept))}.</p>")

@@ -126,7 +126,10 @@ def _silent(done: int, total: int, note: str) -> None:
 
 
 def _traces(dag: ArtifactDAG, job: Job, model_folder: Path, tell: OnProgress) -> Iterator[TraceStory]:
-    chosen = _chosen(_candidates(dag, job.manifest["item_ids"]))
+    # of what is not imitated, rows of rejected attempts or pairs, the accepted side is shown
+    imitated = [{**row, "completion": row.get("completion", row.get("chosen"))} for row in job.train]
+    imitated = [row for row in imitated if row.get("label", True)]
+    chosen = _chosen(_candidates(dag, list(dict.fromkeys(row["trace_id"] for row in imitated))))
     if not chosen:
         return
     tell(0, len(chosen), "chains that became traces")
@@ -138,7 +141,7 @@ def _traces(dag: ArtifactDAG, job: Job, model_folder: Path, tell: OnProgress) ->
             f"(digest {found}, the manifest says {job.manifest['template_digest']}); name that model"
         )
     for done, item_id in enumerate(chosen, 1):
-        rows = [row for row in job.train if row["trace_id"] == item_id]
+        rows = [row for row in imitated if row["trace_id"] == item_id]
         masked = masked_rows(rows, tokenizer, job.settings.max_length)
         yield TraceStory(attempts=tuple(dag.provenance(item_id)), rows=tuple(masked))
         tell(done, len(chosen), "chains that became traces")

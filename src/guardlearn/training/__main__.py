@@ -1,7 +1,8 @@
 """`python -m guardlearn.training JOB --model PATH [--parent ADAPTER]`: trains a job folder.
 
-JSON progress lines go to stdout, one line of error to stderr, everything the libraries say to JOB/train.log.
-Exit codes: 0 done, 1 failed or refused, 2 wrong usage.
+JSON progress lines go to stdout, one line of error to stderr, everything the libraries say to JOB/train.log; a training
+that failed leaves JOB/failure.json. Exit codes: 0 done, 1 failed or refused, 2 wrong usage. Under `torchrun` or
+`accelerate launch` the main process alone says something.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from guardlearn.errors import GuardlearnError, JobError, write_failure
-from guardlearn.training.saving import free_space
+from guardlearn.training import processes
+from guardlearn.training.failures import one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="folder of the base model")
     parser.add_argument("--parent", type=Path, help="folder of the adapter that the job was written to go on from")
     parser.add_argument("--backend", default="auto", help="auto | trl | unsloth; auto: as the job says")
+    parser.add_argument("--log-to", help="tensorboard | trackio: shows the figures there too, where it is installed")
     parser.add_argument("--attached", action="store_true", help="end as soon as stdin is closed")
     options = parser.parse_args(arguments)
     if options.attached:
@@ -36,29 +39,30 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _train(options, out)
         except Exception as error:  # whatever a library raises becomes one line, and a traceback in the log
-            line, code = _failure(error, options.job)
-        print("error:", " ".join(line.split()), file=err)
+            line, code = one_line(error, options.job), _exit_code(error)
+        if processes.is_main():
+            print("error:", line, file=err)
         return code
 
 
-def _failure(error: Exception, job: Path) -> tuple[str, int]:
-    """Return the one line for the user and the exit code; a library's traceback goes to the log."""
-    reason = write_failure(error)
-    if isinstance(error, GuardlearnError) and reason is None:
-        return str(error), error.exit_code
+def _exit_code(error: Exception) -> int:
+    """Return it; a library's traceback goes to the log."""
+    unwritten = write_failure(error) is not None
+    if isinstance(error, GuardlearnError) and not unwritten:
+        return error.exit_code
     with contextlib.suppress(OSError):  # the log may lie on the disk that is full
         traceback.print_exc()
-    if reason is None:
-        return f"training failed ({type(error).__name__}: {error}); {job}/train.log says more", 1
-    for stream in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # what waits in their buffers would fail at exit too
-    free = free_space(job)
-    return f"{job} cannot be written ({reason}; {free} free there); make room, then the same command continues", 1
+    if unwritten:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # what waits in their buffers would fail at exit too
+    return 1
 
 
 def _train(options: argparse.Namespace, out: TextIO) -> int:
     if not (options.job / "manifest.json").is_file():
         raise JobError(f"{options.job} is no job folder (no manifest.json); `guardlearn train` writes one")
+    if processes.count() == 1:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # transformers would split each batch over all GPUs itself
     with (options.job / "train.log").open("a", encoding="utf-8") as log:
         sys.stdout.flush()
         for stream in (1, 2):
@@ -72,7 +76,9 @@ def _train(options: argparse.Namespace, out: TextIO) -> int:
     def say(event: dict[str, Any]) -> None:
         print(json.dumps(event), file=out, flush=True)
 
-    train_job(options.job, options.model, backend=options.backend, parent=options.parent, say=say)
+    train_job(
+        options.job, options.model, backend=options.backend, parent=options.parent, log_to=options.log_to, say=say
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Training a job folder from whatever state it is in: fresh, killed in the middle, or finished.
+"""Training a job folder from whatever state it is in: fresh, killed in the middle, stopped for good, or finished.
 
-What a kill leaves lies in `.training/`: weights checkpoints and the metrics so far. The finished adapter is put
-together there and moved into place last, so `adapter/` exists only when everything does.
+What a kill leaves lies in `.training/`: a folder a stage (`stages`). The finished adapter is put together there and
+moved into place last, so `adapter/` exists only when everything does. A training that fails leaves `failure.json`.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from guardlearn.digests import digest_file, digest_model
+from guardlearn.digests import digest_file
 from guardlearn.errors import JobError, ModelError
-from guardlearn.prompts import PromptConfig, Renderer, template_digest
-from guardlearn.training import backends
+from guardlearn.training import backends, processes
+from guardlearn.training.checks import check_base, check_positions, check_template
+from guardlearn.training.failures import TrainingStopped, forget_failure, record_failure, write_account
 from guardlearn.training.model import check_folder, load_tokenizer, save_trained_model
 from guardlearn.training.parent import check_parent, start_from
-from guardlearn.training.rows import TokenRow, plan, tokenise
+from guardlearn.training.progress import METRICS, Progress, Say, check_tracker, open_tracker
 from guardlearn.training.saving import WEIGHTS, versions
 from guardlearn.training.settings import Job, read_job
-from guardlearn.training.sft import save_interval
+
+if TYPE_CHECKING:
+    from guardlearn.training.stages import Course
 
 __all__ = ["train_job"]
 
 _WORK = ".training"
-_PUBLISHED = ("metrics.jsonl", "result.json", "adapter")  # in this order: the adapter comes last
+_PUBLISHED = (METRICS, "result.json", "adapter")  # in this order: the adapter comes last
 _BEGUN = "backend"  # file of the work folder that says which backend its weights checkpoints are of
+_STOPPED = "stopped.json"  # file of the work folder that says why its training is not continued
 _LIBRARIES = ("guardlearn", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 _GPU_LIBRARIES = ("unsloth", "unsloth_zoo", "bitsandbytes", "triton")
 _LOCK_SECONDS = 10.0  # a killed parent's trainer needs a moment to notice
-
-Say = Callable[[dict[str, Any]], None]
-"""Takes one progress event."""
 
 
 def train_job(
@@ -48,40 +49,116 @@ def train_job(
     *,
     backend: str = "auto",
     parent: Path | None = None,
+    log_to: str | None = None,
     say: Say = lambda event: None,
 ) -> None:
     """Train the job in `folder`, continue it, or find it finished.
+
+    Where a launcher started several processes, all call it; the main one writes and says.
 
     Args:
         folder: a job folder.
         model_path: the base model's folder.
         backend: one of `backends.CHOICES`; "auto" leaves the choice to the job, and a job's "auto" to the machine.
         parent: folder of the adapter that the job was written to go on from; None: it starts from the base.
-        say: called with {"step", "steps", "loss", "tokens_per_second", "eta_seconds"} after every step.
+        log_to: a tracker of `progress.TRACKERS` that also gets the figures; None: none does.
+        say: called with {"step", "steps", "loss", "tokens_per_second", "eta_seconds"} after every step, over all
+            stages.
 
     Raises:
-        JobError: the folder is incomplete or altered, is being trained already, or its rows cannot be trained on.
+        JobError: the folder is incomplete or altered, is being trained already, or its rows cannot be trained on; or
+            the training stopped, now or before, because it would come to nothing (`watching.TrainingStopped`).
         ModelError: another base model, tokenizer, template or parent than the job was written for, or no weights.
-        UsageError: no such backend.
-        BackendUnavailable: the backend, or 4 bit, is not possible on this machine; nothing was begun.
+        UsageError: no such backend or tracker.
+        BackendUnavailable: the backend, 4 bit or the tracker is not possible on this machine; nothing was begun.
     """
-    job = read_job(folder)
-    asked = job.settings.backend if backend == "auto" else backends.known(backend)
+    processes.join()
+    run = _Run(folder=folder, model_path=model_path, backend=backend, parent=parent, log_to=log_to, say=say)
+    if not processes.is_main():
+        run.say = lambda event: None
+        _train_or_find(run)
+        return
+    if not folder.is_dir():
+        read_job(folder)  # says what is missing
     with _locked(folder):
-        work = folder / _WORK
-        if (work / "finished").is_dir():
-            _publish(folder)
-        if (folder / "adapter").is_dir():
-            shutil.rmtree(work, ignore_errors=True)  # a kill may have come between the last move and the cleaning up
-            return
-        check_parent(job, parent)
-        check_folder(model_path)
-        _check_base(job, model_path)
-        chosen = _backend(asked, work)
-        if job.settings.load_in_4bit:
-            backends.require_4bit()
-        _train(job, model_path, parent, chosen, work, say)
+        try:
+            _train_or_find(run)
+        except Exception as error:
+            record_failure(folder, error, *_where(run, error))
+            raise
+        forget_failure(folder)
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Run:
+    """One call of `train_job`."""
+
+    folder: Path
+    model_path: Path
+    backend: str
+    parent: Path | None
+    log_to: str | None
+    say: Say
+    started: datetime.datetime = dataclasses.field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    clock: float = dataclasses.field(default_factory=time.perf_counter)
+    resumed_at: int = 0
+    """Steps, over all stages, that an earlier call did and this one does not do again."""
+    progress: Progress | None = None
+    """From when the stages are planned."""
+
+    @property
+    def work(self) -> Path:
+        """What is not finished."""
+        return self.folder / _WORK
+
+
+def _train_or_find(run: _Run) -> None:
+    job = read_job(run.folder)
+    asked = job.settings.backend if run.backend == "auto" else backends.known(run.backend)
+    check_tracker(run.log_to)
+    if processes.from_main(_is_finished(run.folder) if processes.is_main() else False):
+        return
+    _check_work(run.work)
+    check_parent(job, run.parent)
+    check_folder(run.model_path)
+    check_base(job, run.model_path)
+    check_positions(job, run.model_path)
+    chosen = _backend(asked, run.work)
+    if job.settings.load_in_4bit:
+        backends.require_4bit()
+    _train(run, job, chosen)
+    processes.wait()
+    if processes.is_main():
+        _publish(run.folder)
+
+
+def _where(run: _Run, error: Exception) -> tuple[int | None, str | None]:
+    """Return the step, over all stages, and the method at which a training failed; None: it had not begun."""
+    if isinstance(error, TrainingStopped):
+        return error.step, error.method
+    return (run.progress.step, run.progress.method) if run.progress else (None, None)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the adapter is there; what a kill left between the last moves is done."""
+    work = folder / _WORK
+    if (work / "finished").is_dir():
         _publish(folder)
+    if not (folder / "adapter").is_dir():
+        return False
+    shutil.rmtree(work, ignore_errors=True)  # a kill may have come between the last move and the cleaning up
+    return True
+
+
+def _check_work(work: Path) -> None:
+    """Refuse to go on with what comes to nothing, or with what another version left."""
+    if (work / _STOPPED).is_file():
+        raise TrainingStopped(**json.loads((work / _STOPPED).read_text(encoding="utf-8")))
+    if any(work.glob("checkpoint-*")):
+        raise JobError(
+            f"{work} was begun by an older guardlearn, which orders rows otherwise; finish it with that version, or "
+            f"remove {work} to start over"
+        )
 
 
 def _backend(asked: str, work: Path) -> str:
@@ -95,132 +172,87 @@ def _backend(asked: str, work: Path) -> str:
     return backends.choose(name)
 
 
-def _train(job: Job, model_path: Path, parent: Path | None, chosen: str, work: Path, say: Say) -> None:
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    settings = job.settings
+def _train(run: _Run, job: Job, chosen: str) -> None:
+    settings, main = job.settings, processes.is_main()
     backend = backends.open_backend(chosen)  # before anything that imports transformers
-    tokenizer = load_tokenizer(str(model_path), settings.max_length)  # rows are looked at before the model is loaded
-    _check_template(job, tokenizer)
-    rows = tokenise(job.train, tokenizer, settings.max_length)
-    validation = tokenise(job.validation, tokenizer, settings.max_length) if job.validation else []
-    lengths = [len(row) for row in rows]
-    batches = plan(
-        lengths, settings.batch_size, epochs=settings.epochs, max_steps=settings.max_steps, seed=settings.seed
-    )
-    model = backend.load_base(str(model_path), settings.max_length, settings.load_in_4bit)
-    model = backend.add_adapters(model, settings.lora_r, settings.lora_alpha, settings.seed)
-    if parent is not None:
-        start_from(model, parent)  # after a kill too: a weights checkpoint takes the place of it
-    work.mkdir(exist_ok=True)
-    (work / _BEGUN).write_text(chosen, encoding="utf-8")
+    from guardlearn.training import stages
 
-    from guardlearn.training import trl
+    # rows are looked at before the model is loaded
+    tokenizer = load_tokenizer(str(run.model_path), settings.max_length)
+    check_template(job, tokenizer)
+    courses = stages.planned(job, tokenizer, run.work)
+    model = backend.load_base(str(run.model_path), settings.max_length, settings.load_in_4bit)
+    model = _adapted(backend, model, job)
+    if run.parent is not None:
+        start_from(model, run.parent)  # after a kill too: a weights checkpoint takes the place of it
+    if main:
+        run.work.mkdir(exist_ok=True)
+        (run.work / _BEGUN).write_text(chosen, encoding="utf-8")
+    processes.wait()
+    run.resumed_at = processes.from_main(stages.steps_done(courses) if main else 0)
+    tracker = open_tracker(run.log_to, run.folder, run.resumed_at) if main else None
+    run.progress = Progress(courses, run.say, tracker, writes=main)
+    try:
+        accounts = stages.train_stages(settings, courses, model, tokenizer, run.progress)
+    except TrainingStopped as stop:
+        if main:
+            told = {"reason": stop.reason, "step": stop.step, "method": stop.method}
+            write_account(run.work / _STOPPED, told)
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close()
+    if main:
+        _stage_results(run, job, model, tokenizer, courses, {"backend": chosen}, accounts)
 
-    options = trl.Options(
-        learning_rate=settings.learning_rate,
-        warmup_ratio=settings.warmup_ratio,
-        seed=settings.seed,
-        save_steps=save_interval(settings.save_steps, len(batches)),
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
-    checkpoint = trl.last_checkpoint(work)
-    done = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
-    with _Metrics(work / "metrics.jsonl", rows, len(batches), done, say) as metrics:
-        trainer = trl.build(model, tokenizer, rows, batches, work, options, metrics.record)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if validation:
-        say({"step": len(batches), "steps": len(batches), "note": f"validation loss on {len(validation)} rows"})
-    validation_loss = _validation_loss(trainer, validation, settings.batch_size) if validation else None
-    staged = work / "finished.new"
+
+def _adapted(backend: backends.Backend, model: Any, job: Job) -> Any:
+    """Return the base with fresh adapters."""
+    settings = job.settings
+    try:
+        return backend.add_adapters(model, settings.lora_r, settings.lora_alpha, settings.seed)
+    except ValueError as error:  # PEFT's, where no module of the model is one of the targets
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{settings.base_model} has no layer for the adapters to sit on ({said}); train a model with linear layers"
+        ) from error
+
+
+def _stage_results(
+    run: _Run,
+    job: Job,
+    model: Any,
+    tokenizer: Any,
+    courses: Sequence[Course],
+    about: dict[str, Any],
+    accounts: Sequence[dict[str, Any]],
+) -> None:
+    """Put the adapter, the metrics and the account of the training together, to be published."""
+    from guardlearn.training.stages import published_metrics
+
+    staged = run.work / "finished.new"
     shutil.rmtree(staged, ignore_errors=True)
-    save_trained_model(trainer.model, tokenizer, str(staged / "adapter"))
-    _tidy(staged / "adapter", settings.base_model)
-    shutil.copyfile(work / "metrics.jsonl", staged / "metrics.jsonl")
-    result = {
-        "backend": chosen,
-        "base_model": settings.base_model,
+    save_trained_model(model, tokenizer, str(staged / "adapter"))
+    _tidy(staged / "adapter", job.settings.base_model)
+    (staged / METRICS).write_text(published_metrics(courses), encoding="utf-8")
+    result = about | {
+        "base_model": job.settings.base_model,
         "parent_adapter": job.manifest.get("parent_adapter"),
-        "steps": len(batches),
-        "rows": len(rows),
-        "resumed_at_step": done,
-        "loss": _ends(staged / "metrics.jsonl"),
-        "validation_loss": validation_loss,
-        "validation_rows": len(validation),
-        **_made_with(trainer),
+        **accounts[-1],
+        **{name: sum(account[name] for account in accounts) for name in ("steps", "planned_steps", "rows")},
+        "method": job.settings.method,
+        "resumed_at_step": run.resumed_at,
+        "notes": [note for account in accounts for note in account["notes"]],
+        "stages": list(accounts),
         "adapter_digest": digest_file(staged / "adapter" / WEIGHTS),
         "manifest_digest": job.manifest_digest,
-        "started_at": started.isoformat(timespec="seconds"),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "seconds_a_step": metrics.seconds_a_step,
-        "tokens_per_second": metrics.tokens_per_second,
+        "started_at": run.started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - run.clock, 1),
         "versions": _versions(),
         "host": _host(),
     }
-    (staged / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    staged.rename(work / "finished")
-
-
-def _validation_loss(trainer: Any, rows: list[TokenRow], batch_size: int) -> dict[str, float]:
-    from guardlearn.training.trl import mean_loss
-
-    trained = mean_loss(trainer, rows, batch_size)
-    with trainer.model.disable_adapter():
-        return {"base": mean_loss(trainer, rows, batch_size), "trained": trained}
-
-
-def _made_with(trainer: Any) -> dict[str, Any]:
-    """Return what the trainer really used, which is not all in the job."""
-    return {
-        "trainable_parameters": sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad),
-        "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
-        "load_in_4bit": bool(getattr(trainer.model, "is_loaded_in_4bit", False)),
-        "optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim)),
-    }
-
-
-class _Metrics:
-    """metrics.jsonl as it grows, and the progress events; continues where a weights checkpoint stands."""
-
-    def __init__(self, path: Path, rows: list[TokenRow], steps: int, done: int, say: Say) -> None:
-        self.rows, self.steps, self.done, self.say = rows, steps, done, say
-        self.seconds, self.tokens, self.new = 0.0, 0, 0
-        kept = path.read_text(encoding="utf-8").splitlines()[:done] if done else []
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self.file = path.open("a", encoding="utf-8")
-        say({"step": done, "steps": steps, "note": f"{len(rows)} rows" + (f", from step {done}" if done else "")})
-
-    def __enter__(self) -> _Metrics:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-    @property
-    def seconds_a_step(self) -> float | None:
-        """Mean over this process's steps; None before the first."""
-        return round(self.seconds / self.new, 3) if self.new else None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Mean over this process's steps; None before the first."""
-        return round(self.tokens / self.seconds, 1) if self.seconds else None
-
-    def record(self, step: Any) -> None:
-        """Write a step's line and say it."""
-        fields = dataclasses.asdict(step) | {"rows": [self.rows[row].id for row in step.rows]}
-        seconds = fields.pop("seconds")  # lines hold nothing that differs between equal runs
-        self.file.write(json.dumps(fields) + "\n")
-        self.file.flush()
-        self.seconds, self.tokens, self.new = self.seconds + seconds, self.tokens + step.tokens, self.new + 1
-        self.say(
-            {
-                "step": step.step,
-                "steps": self.steps,
-                "loss": step.loss,
-                "tokens_per_second": round(step.tokens / seconds, 1),
-                "eta_seconds": round(self.seconds / self.new * (self.steps - step.step), 1),
-            }
-        )
+    write_account(staged / "result.json", result)
+    staged.rename(run.work / "finished")
 
 
 def _publish(folder: Path) -> None:
@@ -246,38 +278,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_base(job: Job, model_path: Path) -> None:
-    found = digest_model(model_path)
-    written = job.manifest.get("base_model_digest")
-    if found != written:
-        raise ModelError(
-            f"{model_path} is not the base model the job was written for ({job.settings.base_model}): its digest is "
-            f"{found}, the manifest says {written}; give --model that one, or write the job again"
-        )
-
-
-def _check_template(job: Job, tokenizer: Any) -> None:
-    said = job.manifest.get("prompts", {}) | {"retry": job.settings.retry, "layout": job.settings.layout}
-    found = template_digest(tokenizer, Renderer(config=PromptConfig(**said)))
-    written = job.manifest.get("template_digest")
-    if found != written:
-        raise ModelError(
-            f"tokenizer, chat template or renderer differ from those the job was written with: digest {found}, the "
-            f"manifest says {written}; write the job again with this model and this guardlearn"
-        )
-
-
 def _tidy(adapter: Path, base_model: str) -> None:
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     path = adapter / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_model  # PEFT writes the folder, which means nothing elsewhere
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _ends(metrics: Path) -> dict[str, float]:
-    losses = [json.loads(line)["loss"] for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return {"first": losses[0], "last": losses[-1]}
 
 
 def _versions() -> dict[str, str]:

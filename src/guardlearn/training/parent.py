@@ -12,7 +12,7 @@ from typing import Any
 
 from guardlearn.digests import digest_adapter
 from guardlearn.errors import JobError, ModelError
-from guardlearn.training.saving import ADAPTER_CONFIG, WEIGHTS
+from guardlearn.training.saving import ADAPTER_CONFIG, WEIGHTS, manifest_in
 from guardlearn.training.settings import Job
 from guardlearn.training.weights import load_adapter_weights
 
@@ -31,7 +31,7 @@ def check_parent(job: Job, parent: Path | None) -> None:
 
     Raises:
         JobError: a parent is missing, or the job starts from the base.
-        ModelError: it is no adapter, another one, or of another rank or scale than the job's.
+        ModelError: it is no adapter, another one, or of another base model, rank or scale than the job's.
     """
     written = job.manifest.get("parent_adapter")
     if parent is None:
@@ -48,6 +48,7 @@ def check_parent(job: Job, parent: Path | None) -> None:
             f"{parent} is not the adapter that {job.folder} goes on from: its weights' digest is {found}, the manifest "
             f"says {written}; give --parent that one, or write the job again"
         )
+    _check_base(job, parent)
     _check_settings(job, parent, _config(parent / ADAPTER_CONFIG))
 
 
@@ -61,6 +62,17 @@ def start_from(model: Any, parent: Path) -> None:
         load_adapter_weights(model, parent)
     except ModelError as error:
         raise ModelError(f"the parent {parent} does not fit this job: {error}") from error
+
+
+def _check_base(job: Job, parent: Path) -> None:
+    """Refuse a parent that says it is of another base; of one that says nothing the weights must fit."""
+    said = (manifest_in(parent) or {}).get("base_model_digest")
+    written = job.manifest.get("base_model_digest")
+    if said is not None and said != written:
+        raise ModelError(
+            f"the parent {parent} is of another base model (digest {said}) than {job.folder} (digest {written}); write "
+            "the job with a parent of its base, or start from the base"
+        )
 
 
 def _check_settings(job: Job, parent: Path, config: dict[str, Any]) -> None:

@@ -35,6 +35,15 @@ class TokenRow:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
 
+    @property
+    def sequences(self) -> tuple[tuple[int, int], ...]:
+        """(tokens, completion tokens) of each sequence that goes through the model for this row."""
+        return ((len(self), len(self.completion)),)
+
+    def columns(self, number: int) -> dict[str, Any]:
+        """Return what the collator takes; `number` is the row's among all rows of the training."""
+        return {"prompt": self.prompt, "completion": self.completion, "weight": self.weight, "row": number}
+
 
 def tokenise(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int | None) -> list[TokenRow]:
     """Return rows as tokens; nothing is cut and nothing is left out.
@@ -85,7 +94,7 @@ def _row(row: Mapping[str, Any], name: str, tokenizer: Any, special: Sequence[st
 
 
 def plan(
-    lengths: Sequence[int], batch_size: int, *, epochs: float, max_steps: int | None, seed: int
+    lengths: Sequence[int], batch_size: int, *, epochs: float, max_steps: int | None, seed: int, least: int = 1
 ) -> list[list[int]]:
     """Return every step's row numbers: each pass takes every row exactly once, in a seeded order.
 
@@ -95,8 +104,9 @@ def plan(
         epochs: passes; a part of a pass is a part of its steps, rounded up.
         max_steps: exactly so many steps instead; None: by epochs.
         seed: equal seeds give equal plans.
+        least: fewest rows a step, where there are so many; it may put a step above `batch_size`.
     """
-    per_pass = math.ceil(len(lengths) / batch_size)
+    per_pass = max(1, min(math.ceil(len(lengths) / batch_size), len(lengths) // least))
     steps = max_steps if max_steps is not None else max(1, math.ceil(round(epochs * per_pass, 6)))
     chance = random.Random(seed)
     batches: list[list[int]] = []

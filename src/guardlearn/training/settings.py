@@ -11,10 +11,12 @@ from typing import Any
 from guardlearn.digests import digest_bytes
 from guardlearn.errors import JobError
 
-__all__ = ["Job", "Settings", "read_job"]
+__all__ = ["Job", "Settings", "Stage", "read_job"]
 
-_FORMATS = (2, 3)  # 3 says more of what a job was made of; the files are the same
+_FORMATS = (2, 3, 4)  # 3 says more of what a job was made of; 4 may hold rows of rejected attempts, and a second stage
 _FILES = ("job.toml", "train.jsonl", "validation.jsonl")
+_SECOND = ("train.second.jsonl", "validation.second.jsonl")
+_METHODS = ("sft", "kto", "dpo", "sft+kto", "sft+dpo")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,33 @@ class Settings:
     layout: Any = "plain"
     max_steps: int | None = None
     save_steps: int | None = None
+    # what older jobs do not say
+    beta: float = 0.1
+    sft_term: float = 1.0
+    second_learning_rate: float = 5e-5
+    second_epochs: float = 1.0
+    micro_batch_size: int | None = None
+    eval_steps: int | None = None
+    early_stopping: int = 0
+    keep: str = "last"
+
+    @property
+    def methods(self) -> list[str]:
+        """The method of each stage, in order: `sft+dpo` is two stages."""
+        return self.method.split("+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One method's part of a job; the second goes on from what the first left."""
+
+    method: str
+    """sft, kto or dpo."""
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    """Empty where the job has no validation side."""
+    learning_rate: float
+    epochs: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +76,20 @@ class Job:
 
     folder: Path
     settings: Settings
-    train: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
+    stages: list[Stage]
+    """One or two, in order."""
     manifest: dict[str, Any]
     manifest_digest: str
+
+    @property
+    def train(self) -> list[dict[str, Any]]:
+        """The first stage's rows."""
+        return self.stages[0].train
+
+    @property
+    def validation(self) -> list[dict[str, Any]]:
+        """The first stage's rows of the validation side."""
+        return self.stages[0].validation
 
 
 def read_job(folder: Path) -> Job:
@@ -63,25 +102,56 @@ def read_job(folder: Path) -> Job:
     manifest = _json(raw, folder / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") not in _FORMATS:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        reads = " and ".join(map(str, _FORMATS))
+        reads = f"{', '.join(map(str, _FORMATS[:-1]))} and {_FORMATS[-1]}"
         raise JobError(
             f"{folder}/manifest.json is of format {found!r}, this trainer reads {reads}; write the job again"
         )
-    data = {name: _read(folder, name) for name in _FILES}
-    for name, content in data.items():
-        written, found = manifest.get("files", {}).get(name), digest_bytes(content)
-        if written != found:
-            raise JobError(
-                f"{folder}/{name} was altered: its SHA-256 is {found}, the manifest says {written}; write the job again"
-            )
+    data = {name: _unaltered(folder, name, manifest) for name in _FILES}
+    settings = _settings(data["job.toml"], folder / "job.toml")
+    if len(settings.methods) > 1:
+        data |= {name: _unaltered(folder, name, manifest) for name in _SECOND}
+    rows = {name: _rows(content, folder / name) for name, content in data.items() if name.endswith(".jsonl")}
     return Job(
         folder=folder,
-        settings=_settings(data["job.toml"], folder / "job.toml"),
-        train=_rows(data["train.jsonl"], folder / "train.jsonl"),
-        validation=_rows(data["validation.jsonl"], folder / "validation.jsonl"),
+        settings=settings,
+        stages=_stages(settings, rows),
         manifest=manifest,
         manifest_digest=digest_bytes(raw),
     )
+
+
+def _stages(settings: Settings, rows: dict[str, list[dict[str, Any]]]) -> list[Stage]:
+    first, second = settings.methods[0], settings.methods[1:]
+    stages = [
+        Stage(
+            method=first,
+            train=rows["train.jsonl"],
+            validation=rows["validation.jsonl"],
+            learning_rate=settings.learning_rate,
+            epochs=settings.epochs,
+        )
+    ]
+    stages += [
+        Stage(
+            method=method,
+            train=rows["train.second.jsonl"],
+            validation=rows["validation.second.jsonl"],
+            learning_rate=settings.second_learning_rate,
+            epochs=settings.second_epochs,
+        )
+        for method in second
+    ]
+    return stages
+
+
+def _unaltered(folder: Path, name: str, manifest: dict[str, Any]) -> bytes:
+    content = _read(folder, name)
+    written, found = manifest.get("files", {}).get(name), digest_bytes(content)
+    if written != found:
+        raise JobError(
+            f"{folder}/{name} was altered: its SHA-256 is {found}, the manifest says {written}; write the job again"
+        )
+    return content
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -108,9 +178,13 @@ def _rows(raw: bytes, where: Path) -> list[dict[str, Any]]:
 
 def _settings(raw: bytes, where: Path) -> Settings:
     try:
-        return Settings(**tomllib.loads(raw.decode("utf-8")))
+        settings = Settings(**tomllib.loads(raw.decode("utf-8")))
     except (tomllib.TOMLDecodeError, TypeError) as error:  # TypeError names the missing or the unknown key
         problem = str(error).replace("Settings.__init__()", "").strip()
         raise JobError(
             f"{where}: {problem}; write the job again, or use the guardlearn version that wrote it"
         ) from error
+    if settings.method not in _METHODS:
+        known = ", ".join(_METHODS)
+        raise JobError(f"{where}: method {settings.method!r} is unknown to this trainer, which knows {known}")
+    return settings

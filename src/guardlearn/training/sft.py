@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guardlearn.training import processes
+from guardlearn.training.checks import check_maskable
 from guardlearn.training.rows import plan, tokenise
 
 if TYPE_CHECKING:
     from guardlearn.training.trl import StepRecord, WeightedTrainer
 
-__all__ = ["save_interval", "train_on_traces"]
+__all__ = ["given_back", "save_interval", "train_on_traces"]
 
 
 def train_on_traces(
@@ -34,7 +36,9 @@ def train_on_traces(
 ) -> WeightedTrainer:
     """Train the adapters of `model` on traces; return the trainer that did.
 
-    Loss falls on completion tokens only, the end token included; nothing is ever cut.
+    Loss falls on completion tokens only, the end token included; nothing is ever cut. Where memory runs out, less goes
+    through the model at once; the losses stay the same. Several processes share each batch where a launcher started
+    them (`accelerate launch`).
 
     Args:
         model: what `add_lora_adapters` returned.
@@ -51,10 +55,12 @@ def train_on_traces(
         on_step: called after every step.
 
     Raises:
-        JobError: no row, a malformed or too long one, or every label masked.
+        JobError: no row, a malformed or too long one, every label masked, a chat template that writes answered prompts
+            otherwise, or too little memory for one row.
     """
     from guardlearn.training.trl import Options, build, forget_checkpoints
 
+    check_maskable(training_data, tokenizer)
     rows = tokenise(training_data, tokenizer, tokenizer.model_max_length)
     batches = plan([len(row) for row in rows], batch_size, epochs=1.0, max_steps=max_steps, seed=seed)
     options = Options(
@@ -63,28 +69,34 @@ def train_on_traces(
         seed=seed,
         save_steps=save_interval(save_steps, max_steps),
     )
-    forget_checkpoints(Path(output_dir))  # a finished training's would be counted against this one's
-    with _given_back(model):
+    if processes.is_main():
+        forget_checkpoints(Path(output_dir))  # a finished training's would be counted against this one's
+    processes.wait()
+    with given_back(model):
         trainer = build(model, tokenizer, rows, batches, Path(output_dir), options, on_step)
-        try:
-            trainer.train()
-        finally:
-            trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        trainer.train()
     return trainer
 
 
 @contextlib.contextmanager
-def _given_back(model: Any) -> Iterator[None]:
-    """Leave a model as it came, so that the next training on it is like the first."""
+def given_back(model: Any) -> Iterator[None]:
+    """Leave a model as it came, so that the next trainer that is built on it is like the first."""
+    from accelerate.utils import extract_model_from_parallel
+
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     attention = getattr(base.config, "_attn_implementation", None)
+    recomputes = getattr(base, "is_gradient_checkpointing", False)
     try:
         yield
     finally:
         # accelerate prepares a model once and for all: a second trainer would silently train in another precision
+        extract_model_from_parallel(model, keep_fp32_wrapper=False)
         vars(model).pop("_is_accelerate_prepared", None)
         if attention is not None and attention != base.config._attn_implementation:
             base.set_attn_implementation(attention)
+        if getattr(base, "is_gradient_checkpointing", False) and not recomputes:  # memory ran out
+            base.gradient_checkpointing_disable()
+            base.disable_input_require_grads()
 
 
 def save_interval(asked: int | None, steps: int) -> int:

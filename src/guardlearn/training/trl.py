@@ -1,20 +1,21 @@
 """The trl backend: SFTTrainer with our batches, our order and our loss, through its public extension points.
 
-The loss of a batch is sum_r w_r sum_t nll / sum_r w_r T_r over its rows r and their T_r completion tokens, so a row
-counts by its weight and its length. The output head is computed on completion columns only: with a small model and a
-large vocabulary it costs as much as the layers below. Errata 31-38.
+One trainer for every method: an `Objective` says what a batch loses. A step's batch is divided over the processes, and
+each one's share goes through the model in micro batches; the gradient is that of the whole batch at once. Where memory
+runs out, micro batches get smaller and the step is done again. Errata 31-38.
 
 Both backends train here. Under unsloth SFTTrainer and SFTConfig are Unsloth's own: it swaps them for others, made from
 TRL's source, as it is imported. What is overridden here stays overridden there, and three things are relied on:
 - the collator is ours, so Unsloth packs nothing;
-- the model gets no labels, so Unsloth's forward returns real logits and keeps the mask of rows padded on the left;
+- the model gets no labels (`sharing.last_logits`), so Unsloth's forward returns real logits and keeps the mask of
+  rows padded on the left;
 - every setting is named below to which Unsloth's SFTConfig gives another default (tests/test_unsloth_sources.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,15 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
-from guardlearn.training import backends
+from guardlearn.training import backends, processes
+from guardlearn.training.memory import Room, parts
 from guardlearn.training.model import autocast_dtype
-from guardlearn.training.rows import IGNORED, Collator, TokenRow
+from guardlearn.training.objective import Objective, Row, Sft
 
 __all__ = ["Options", "StepRecord", "WeightedTrainer", "build", "forget_checkpoints", "last_checkpoint", "mean_loss"]
 
@@ -48,6 +51,9 @@ class Options:
     save_steps: int
     """Steps between weights checkpoints."""
     gradient_checkpointing: bool = False
+    """Recompute activations: slower, and less memory; switched on without being asked where one row is too much."""
+    micro_batch_size: int | None = None
+    """Most rows that go through the model at once, at least 1; None: as many as a batch has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,45 +89,99 @@ class PlannedBatches(Sampler[list[int]]):
 class WeightedTrainer(SFTTrainer):
     """SFTTrainer over planned batches of weighted rows."""
 
-    def __init__(self, *args: Any, batches: Sequence[list[int]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, batches: Sequence[list[int]], objective: Objective, room: Room, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.batches = batches
+        self.objective = objective
+        self.room = room
         self.last_batch: tuple[torch.Tensor, int, list[int]] | None = None
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self._sliced = "logits_to_keep" in inspect.signature(base.forward).parameters
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Most rows that go through the model at once, now."""
+        return self.room.micro_batch_size
+
+    @property
+    def notes(self) -> list[str]:
+        """What was changed because memory ran out, in words."""
+        return self.room.notes
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the plan's batches, in the plan's order."""
+        """Return the plan's batches, in the plan's order; every process gets them whole and takes its share later."""
         loader = DataLoader(
             self.train_dataset, batch_sampler=PlannedBatches(self.batches), collate_fn=self.data_collator
         )
-        return self.accelerator.prepare(loader)
+        device = self.accelerator.device
+        return prepare_data_loader(loader, device, num_processes=1, process_index=0, put_on_device=True)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the batch's weighted mean loss a token, a scalar."""
-        total, weight = self.weighted_sums(model, inputs)
-        loss = total / weight
-        self.last_batch = (loss.detach(), int(inputs["attention_mask"].sum()), inputs["rows"].tolist())
+        """Return the loss of a batch, computed at once, a scalar."""
+        whole = self.objective.whole(model, inputs)
+        loss = self.objective.total(model, inputs, whole) / self.objective.weight(inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
 
-    def weighted_sums(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return sum_r w_r sum_t nll and sum_r w_r T_r of a batch, both scalars."""
-        labels = inputs["labels"]
-        carries = labels != IGNORED
-        first = int(carries.any(dim=0).nonzero()[0])
-        keep = labels.shape[1] - first + 1  # the token before the first label predicts it
-        outputs = model(
-            **{name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")},
-            **({"logits_to_keep": keep} if self._sliced else {}),
-            use_cache=False,
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Leave the gradients of a batch's loss in the model; return that loss, a scalar."""
+        # past what several processes wrap it in, which waits for the others within a pass: one process may go through
+        # the model more often than another, or, without a row, not at all
+        model = self.model
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # optimisers without a schedule have two modes
+            self.optimizer.train()
+        start, stop = processes.share(len(inputs["rows"]))
+        loss = self.room.within(
+            lambda: self._backward(model, inputs, start, stop),
+            max(1, stop - start),
+            f"in step {self.state.global_step + 1}",
+            undo=model.zero_grad,
         )
-        carries = carries[:, -keep + 1 :]
-        logits = outputs.logits[:, -keep:-1][carries].float()
-        nll = torch.nn.functional.cross_entropy(logits, labels[:, -keep + 1 :][carries], reduction="none")
-        weights = inputs["weights"][:, None].expand_as(carries)[carries]
-        return (weights * nll).sum(), weights.sum()
+        loss = self._over_processes(model, loss)
+        self.last_batch = (loss, self.objective.tokens(inputs), inputs["rows"].tolist())
+        return loss
+
+    def _backward(self, model: Any, inputs: dict[str, Any], start: int, stop: int) -> torch.Tensor:
+        """Add up the gradients of some rows of a batch; return what they add to its loss."""
+        objective, weight = self.objective, self.objective.weight(inputs)
+        loss = torch.zeros((), device=self.accelerator.device)
+        with self.compute_loss_context_manager():
+            whole = objective.whole(model, inputs)
+        for first, last in parts(start, stop, self.micro_batch_size):
+            with self.compute_loss_context_manager():
+                part = objective.total(model, objective.part(inputs, first, last), whole) / weight
+            self.accelerator.backward(part)
+            loss += part.detach()
+        return loss
+
+    def _over_processes(self, model: Any, loss: torch.Tensor) -> torch.Tensor:
+        """Add up a step's loss and gradients over all processes."""
+        if processes.count() == 1:
+            return loss
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        grads = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        flat = torch.cat([loss.reshape(1), *(grad.reshape(-1).float() for grad in grads)])
+        flat = self.accelerator.reduce(flat, "sum")
+        sums = flat[1:].split([weight.numel() for weight in weights])
+        for weight, total in zip(weights, sums, strict=True):
+            weight.grad = total.view_as(weight).to(weight.dtype)
+        return flat[0]
+
+    def total(self, inputs: dict[str, Any]) -> float:
+        """Return the total of a batch as it stands, without dropout or gradients."""
+        rows = len(inputs["rows"])
+
+        def add_up() -> float:
+            with torch.no_grad(), self.accelerator.autocast():
+                whole = self.objective.whole(self.model, inputs)
+                return sum(
+                    self.objective.total(self.model, self.objective.part(inputs, first, last), whole).item()
+                    for first, last in parts(0, rows, self.micro_batch_size)
+                )
+
+        return self.room.within(add_up, rows, "in validation", undo=lambda: None, gradients=False)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card into weights checkpoints."""
@@ -134,6 +194,10 @@ class _Recorder(TrainerCallback):
         self.on_step = on_step
         self.trainer: WeightedTrainer | None = None
         self.since = self.rate = 0.0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer is not None and state.global_step:
+            self.trainer.room.restore(_mark(args, state))
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.since = time.perf_counter()
@@ -150,29 +214,46 @@ class _Recorder(TrainerCallback):
         self.on_step(record)
 
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
+        processes.wait()  # each writes its own random state
+        if self.trainer is not None and processes.is_main():
+            mark = _mark(args, state)
+            staged = mark.with_name(f"{mark.name}.new")
+            staged.write_text(json.dumps(self.trainer.room.state()), encoding="utf-8")
+            staged.replace(mark)
+
+
+def _mark(args: Any, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE
 
 
 def build(
     model: Any,
     tokenizer: Any,
-    rows: Sequence[TokenRow],
+    rows: Sequence[Row],
     batches: Sequence[list[int]],
     folder: Path,
     options: Options,
     on_step: Callable[[StepRecord], None] | None = None,
+    *,
+    objective: Objective | None = None,
+    on_note: Callable[[str], None] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> WeightedTrainer:
-    """Return a trainer, ready to `train()`.
+    """Return a trainer, ready to `train()` once the objective has begun.
 
     Args:
         model: base model with LoRA adapters.
         tokenizer: the base model's.
-        rows: what `tokenise` returned.
+        rows: what `tokenise` returned, or the rows of another method.
         batches: every step's row numbers, what `plan` returned.
         folder: gets weights checkpoints.
         options: how to optimise.
-        on_step: called after every step.
+        on_step: called after every step, on every process.
+        objective: the method; None: `Sft`.
+        on_note: called with a sentence each time that less goes through the model at once, because memory ran out.
+        callbacks: more of them; they run after ours.
     """
+    objective = objective or Sft(tokenizer.pad_token_id)
     cuda, dtype, unsloth = torch.cuda.is_available(), _autocast(model), backends.name_of(model) == "unsloth"
     if not cuda and max(len(row) for row in rows) <= _EAGER_TOKENS:
         model.get_base_model().set_attn_implementation("eager")
@@ -209,15 +290,18 @@ def build(
         report_to="none",
         disable_tqdm=True,
     )
+    largest = max(len(batch) for batch in batches)
     recorder = _Recorder(on_step)
     trainer = WeightedTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list(_columns(rows)),
-        data_collator=Collator(tokenizer.pad_token_id),
+        train_dataset=Dataset.from_list([row.columns(number) for number, row in enumerate(rows)]),
+        data_collator=objective.collate,
         processing_class=tokenizer,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
         batches=batches,
+        objective=objective,
+        room=Room(model, min(options.micro_batch_size or largest, largest), on_note),
     )
     recorder.trainer = trainer
     for chatty in (PrinterCallback, ProgressCallback):
@@ -231,17 +315,29 @@ def _autocast(model: Any) -> str:
     return kept if kept and torch.cuda.is_available() else autocast_dtype()
 
 
-def mean_loss(trainer: WeightedTrainer, rows: Sequence[TokenRow], batch_size: int) -> float:
-    """Return the weighted mean loss a completion token over `rows`, without dropout or gradients."""
-    columns, order = _columns(rows), sorted(range(len(rows)), key=lambda row: len(rows[row]))
+def mean_loss(trainer: WeightedTrainer, rows: Sequence[Row], batch_size: int, first: int = 0) -> float:
+    """Return the loss of all `rows` together, without dropout or gradients: for SFT the mean a completion token.
+
+    With several processes each calls it, for they share the work.
+
+    Args:
+        trainer: what `build` returned.
+        rows: of the trainer's objective.
+        batch_size: rows a batch.
+        first: number of the first of `rows` among all rows of the training.
+    """
+    objective, device = trainer.objective, trainer.accelerator.device
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    starts = range(0, len(order), batch_size)
     total = weight = 0.0
-    device = trainer.accelerator.device
     trainer.model.eval()
-    for start in range(0, len(order), batch_size):
-        batch = trainer.data_collator([columns[row] for row in order[start : start + batch_size]])
-        with torch.no_grad(), trainer.accelerator.autocast():
-            sums = trainer.weighted_sums(trainer.model, {name: tensor.to(device) for name, tensor in batch.items()})
-        total, weight = total + sums[0].item(), weight + sums[1].item()
+    for start in starts[processes.number() :: processes.count()]:
+        batch = objective.collate([rows[row].columns(first + row) for row in order[start : start + batch_size]])
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        total, weight = total + trainer.total(inputs), weight + objective.weight(inputs).item()
+    if processes.count() > 1:
+        sums = trainer.accelerator.reduce(torch.tensor([total, weight], dtype=torch.float64, device=device), "sum")
+        total, weight = sums.tolist()
     return total / weight
 
 
@@ -261,10 +357,3 @@ def forget_checkpoints(folder: Path) -> None:
     for path in folder.glob("checkpoint-*"):
         if path.name.removeprefix("checkpoint-").isdecimal():
             shutil.rmtree(path)
-
-
-def _columns(rows: Sequence[TokenRow]) -> list[dict[str, Any]]:
-    return [
-        {"prompt": row.prompt, "completion": row.completion, "weight": row.weight, "row": number}
-        for number, row in enumerate(rows)
-    ]

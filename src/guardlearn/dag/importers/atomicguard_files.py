@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from guardlearn.errors import DataError
 
-__all__ = ["ObjectFolder", "amendment_files", "find_stores", "listed", "object_files", "object_folders"]
+__all__ = ["ObjectFolder", "amendment_files", "find_stores", "listed", "listing", "object_files", "object_folders"]
 
 
 class ObjectFolder(NamedTuple):
@@ -77,9 +77,19 @@ def listed(folder: str | Path) -> Iterator[Iterator[os.DirEntry[str]]]:
     Raises:
         DataError: it cannot be listed.
     """
+    with listing(folder), os.scandir(folder) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def listing(folder: str | Path) -> Iterator[None]:
+    """Say of what fails inside that a folder cannot be listed.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
     try:
-        with os.scandir(folder) as found:
-            yield found
+        yield
     except OSError as error:
         raise DataError(
             f"{os.fspath(folder)} cannot be listed ({error.strerror}); let this user read it, then do the same again"

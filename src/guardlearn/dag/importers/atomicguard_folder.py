@@ -13,30 +13,29 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from guardlearn.caches import cache_folder
-from guardlearn.dag.importers.atomicguard import fill
-from guardlearn.dag.importers.atomicguard_files import ObjectFolder, find_stores, listed, object_folders
-from guardlearn.dag.importers.atomicguard_people import amendments
-from guardlearn.dag.importers.atomicguard_pool import Readers
-from guardlearn.dag.importers.atomicguard_storing import store_survey
-from guardlearn.dag.importers.atomicguard_survey import Survey
+from guardlearn.dag.importers.atomicguard_files import ObjectFolder, find_stores, listing, object_folders
+from guardlearn.dag.importers.atomicguard_stamps import Watchers, digest, parse, processors, stamps
+from guardlearn.dag.sqlite import ABANDONED_SECONDS
 from guardlearn.digests import digest_text
 from guardlearn.errors import DataError, RepositoryError
 from guardlearn.types import OnProgress
 
+if TYPE_CHECKING:
+    from guardlearn.dag.importers.atomicguard_survey import Survey
+
 __all__ = ["side_file"]
 
 _KEPT = 2  # a process that opened the one before the newest goes on reading it
-_TABLE = "CREATE TABLE atomicguard_folders (path BLOB PRIMARY KEY, stamps BLOB)"
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[tuple[bytes, int, int]]).decode
+_WATCHED_FROM = 20_000
+"""Starting a process takes about as long as asking for the state of so many files."""
+_MOST_WATCHERS = 7
+_TABLE = "CREATE TABLE atomicguard_folders (path BLOB PRIMARY KEY, digest BLOB, files INTEGER, stamps BLOB)"
 
 
 def side_file(folder: str | os.PathLike[str], on_progress: OnProgress | None) -> Path:
@@ -83,21 +82,23 @@ def _refresh(path: Path, folder: str | os.PathLike[str], stores: list[Path], on_
 
 
 def _make(place: Path, folder: str | os.PathLike[str], stores: list[Path], on_progress: OnProgress | None) -> Path:
-    from guardlearn.dag.store import ArtifactDAG
+    from guardlearn.dag import schema
+    from guardlearn.dag.engine import Database
+
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql(_TABLE)
+        _take(connection, folder, stores, on_progress, anew=True)
 
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = f"{time.time_ns():020}-{uuid.uuid4().hex}.db"  # never a used name: a reader's log must not meet another file
-    draft = place / f".{name}"
-    try:
-        with ArtifactDAG.create(draft) as dag, dag.writing() as connection:
-            connection.exec_driver_sql(_TABLE)
-            _take(connection, folder, stores, on_progress, anew=True)
-        draft.replace(place / name)
-    finally:
-        _remove(draft)
+    path = place / f"{time.time_ns():020}-{uuid.uuid4().hex}.db"  # a name used before might meet a reader's log
+    schema.install(Database(path, read_only=False), schema.SIDE_SALT, fill)
     for old in sorted(place.glob("[0-9]*.db"))[:-_KEPT]:
         _remove(old)
-    return place / name
+    for left in place.glob(".*"):  # drafts of processes that were killed
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                _remove(left)
+    return path
 
 
 def _take(
@@ -109,6 +110,13 @@ def _take(
     anew: bool,
 ) -> None:
     """Import every object but those unchanged, and note the stamps."""
+    # loaded here: most openings find nothing to import
+    from guardlearn.dag.importers.atomicguard import fill
+    from guardlearn.dag.importers.atomicguard_people import amendments
+    from guardlearn.dag.importers.atomicguard_pool import Readers
+    from guardlearn.dag.importers.atomicguard_storing import store_survey
+    from guardlearn.dag.importers.atomicguard_survey import Survey
+
     people, odd = amendments(folder)
     with Survey() as found, Readers(by_history=False, people=people) as readers:
         fill(found, readers, folder, stores, _files(connection, found, folder, stores), on_progress)
@@ -122,12 +130,18 @@ def _make_anew() -> NoReturn:
 
 
 def _is_current(connection: Connection, folder: str | os.PathLike[str], stores: list[Path]) -> bool:
-    count = 0
-    for each in object_folders(folder, stores):
-        if _encode(_stamps(each)) != _known(connection, folder, each):
-            return False
-        count += 1
-    return count == _count(connection)
+    known, files = {}, 0
+    for path, noted, count in connection.exec_driver_sql("SELECT path, digest, files FROM atomicguard_folders"):
+        known[path] = noted
+        files += count
+    # a path below the folder, as the table has it, and as it is found
+    paths = {os.fsencode(each.path): _path(folder, each) for each in object_folders(folder, stores)}
+    if known.keys() != set(paths.values()):
+        return False
+    helpers = min(processors() - 1, _MOST_WATCHERS) if files >= _WATCHED_FROM else 0
+    with contextlib.suppress(OSError), Watchers(list(paths), helpers) as watchers:
+        return all(noted == known[paths[path]] for path, noted in watchers.digests())
+    return False  # a folder cannot be listed: whoever reads it says so
 
 
 def _files(
@@ -137,36 +151,26 @@ def _files(
     count = 0
     for each in object_folders(folder, stores):
         count += 1
-        stamps, stored = _stamps(each), _known(connection, folder, each)
-        encoded = _encode(stamps)
-        names = [os.fsdecode(name) for name, _, _ in stamps]
+        with listing(each.path):
+            now = stamps(os.fsencode(each.path))
+        state, stored = parse(now), _known(connection, folder, each)
+        names = [os.fsdecode(name) for name in state]
         if stored is not None:
-            before = {name: stamp for name, *stamp in _decode(stored)}
-            if before.keys() - {name for name, _, _ in stamps}:
+            before = parse(stored)
+            if before.keys() - state.keys():
                 raise _MadeAnew
-            same = [before.get(name) == stamp for name, *stamp in stamps]
+            same = [before.get(name) == stamp for name, stamp in state.items()]
             found.pass_over(each.number, [name for name, kept in zip(names, same, strict=True) if kept])
             names = [name for name, kept in zip(names, same, strict=True) if not kept]
-        if encoded != stored:
+        if now != stored:
             connection.exec_driver_sql(
-                "INSERT OR REPLACE INTO atomicguard_folders VALUES (?, ?)", (_path(folder, each), encoded)
+                "INSERT OR REPLACE INTO atomicguard_folders VALUES (?, ?, ?, ?)",
+                (_path(folder, each), digest(now), len(state), now),
             )
         for name in names:
             yield each, name
     if count != _count(connection):
         raise _MadeAnew
-
-
-def _stamps(folder: ObjectFolder) -> list[tuple[bytes, int, int]]:
-    """Return name, time (ns) and size of each object file, by name."""
-    found = []
-    with listed(folder.path) as entries:
-        for each in entries:
-            if each.name.endswith(".json"):
-                with contextlib.suppress(FileNotFoundError):
-                    state = each.stat()
-                    found.append((os.fsencode(each.name), state.st_mtime_ns, state.st_size))
-    return sorted(found)
 
 
 def _known(connection: Connection, folder: str | os.PathLike[str], each: ObjectFolder) -> bytes | None:

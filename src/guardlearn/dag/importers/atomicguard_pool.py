@@ -14,6 +14,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import IO, Any, NamedTuple, Self, TypeVar
 import msgspec
 
 from guardlearn.dag.importers.atomicguard_records import Head, Record, read_object, skim_object
+from guardlearn.dag.importers.atomicguard_stamps import processors
 from guardlearn.errors import DataError
 
 __all__ = ["Readers", "serve"]
@@ -42,6 +44,8 @@ _MOST_PROCESSES = 8
 _JOBS_AHEAD = 2
 _ANSWER_BYTES = 1 << 20
 _HELLO = b"guardlearn reads\n"
+_COLLECT_AFTER = 100_000
+"""New containers until circles are looked for: objects are trees, and looking is a tenth of the time."""
 _LENGTH = struct.Struct("<I")
 _FRAME = struct.Struct("<QI?")  # bytes of the answer, objects in it, whether the job goes on
 
@@ -69,11 +73,13 @@ class Readers:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        _collections.seldom()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _collections.as_before()
         self._end()
 
     def skim(self, given: Iterable[tuple[T, str, str]]) -> Iterator[tuple[list[T], list[Head]]]:
@@ -171,15 +177,42 @@ class Readers:
         )
 
 
+class _Collections:
+    """How seldom this process looks for circles while it imports, in any of its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._imports = 0
+        self._before = gc.get_threshold()
+
+    def seldom(self) -> None:
+        """Begin an import."""
+        with self._lock:
+            if self._imports == 0:
+                self._before = gc.get_threshold()
+                first, *others = self._before
+                gc.set_threshold(max(first, _COLLECT_AFTER) if first else 0, *others)  # 0: somebody wants none at all
+            self._imports += 1
+
+    def as_before(self) -> None:
+        """End an import."""
+        with self._lock:
+            self._imports -= 1
+            if self._imports == 0:
+                gc.set_threshold(*self._before)
+
+
+_collections = _Collections()
+
+
 def default_processes() -> int:
     """Return how many processes read a large store: one for each processor this one may use, at most eight."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(count, _MOST_PROCESSES)
+    return min(processors(), _MOST_PROCESSES)
 
 
 def serve() -> None:
     """Answer jobs from stdin on stdout until stdin ends: the whole life of a process of the pool."""
-    gc.set_threshold(100_000)  # objects are trees: looking for circles in them is a tenth of the time
+    gc.set_threshold(_COLLECT_AFTER)
     answers = sys.stdout.buffer
     answers.write(_HELLO)
     answers.flush()

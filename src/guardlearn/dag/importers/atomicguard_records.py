@@ -119,14 +119,14 @@ def read_object(path: str, store: str, by_history: bool, people: Collection[str]
             human=human,
             plain=plain,
         )
-        rows = encode_item(made.item)
+        rows = encode_item(made.item, decoded=plain)
     except RepositoryError as error:
         return Record(fault=f"it cannot be stored: {error}")
     except ValueError as error:
         return Record(fault=f"not read, {error}")
     body = rows.body
     return Record(
-        names="\0".join([rows.row[name] for name in NAMES]),
+        names=rows.names,
         fatal=rows.row["fatal"],
         body_digest=rows.row["body_digest"],
         artifact=body["artifact"],

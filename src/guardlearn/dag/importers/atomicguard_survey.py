@@ -192,10 +192,14 @@ class Survey:
         done = bytearray(self._last + 1)
         for row in self._database.execute(f"{_ENTRIES} WHERE NOT e.second ORDER BY e.created_at, e.id"):
             entry = Entry(*row)
+            above = entry.parent
             if done[entry.n]:
                 continue
+            if above is None or done[above]:  # most of them
+                done[entry.n] = 1
+                yield entry
+                continue
             path = {entry.n: entry}
-            above = entry.parent
             while above is not None and not done[above]:
                 if above in path:
                     numbers = list(path)
