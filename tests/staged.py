@@ -9,6 +9,8 @@ from typing import Any
 from guardlearn.digests import digest_bytes
 from training_samples import sample_job
 
+_OVERFITS = {"max_steps": 24, "learning_rate": 5e-3, "batch_size": 4, "eval_steps": 2}
+
 
 def staged_job(folder: Path, model: Path, method: str, **settings: Any) -> Path:
     """Write a job of a method; `settings` stand in its job.toml, whatever they are."""
@@ -79,3 +81,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def overfitting(folder: Path, model: Path, **settings: Any) -> Path:
+    """Write a job whose validation loss falls and then rises again: its validation rows are those of another task."""
+    job = staged_job(folder, model, "sft", **_OVERFITS, **settings)
+    rows = _lines(job / "validation.jsonl")
+    _write(job / "validation.jsonl", [row | {"completion": row["completion"][::-1]} for row in rows])
+    agree(job)
+    return job

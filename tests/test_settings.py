@@ -114,3 +114,14 @@ def test_an_unreadable_file_is_an_error_of_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         settings.read()
+
+
+def test_what_train_is_not_told_the_settings_file_says(file):
+    from guardlearn.cli import train
+
+    file('[training]\nmethod = "sft+dpo"\nepochs = 1.0\nkeep = "best"\n')
+    config = train.configured(epochs=2.0, method=None, seed=7)
+    assert (config.method, config.epochs, config.keep, config.seed) == ("sft+dpo", 2.0, "best", 7)
+    file("[training]\nepoch = 1.0\n")
+    with pytest.raises(DataError, match="epoch"):
+        train.configured()

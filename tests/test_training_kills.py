@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from staged import result, staged_job
+from staged import overfitting, result, staged_job
 from training_kills import MOMENTS, finish, kill_often, same_end, state
 
 SETTINGS = {"max_steps": 12, "learning_rate": 2e-3, "second_learning_rate": 1e-3, "batch_size": 4, "save_steps": 2}
@@ -17,14 +17,18 @@ SETTINGS = {"max_steps": 12, "learning_rate": 2e-3, "second_learning_rate": 1e-3
         ("sft", {}, 1),
         ("sft+dpo", {}, 2),
         ("sft+kto", {"keep": "best", "eval_steps": 1}, 3),
-        ("sft", {"keep": "best", "eval_steps": 2, "early_stopping": 2, "learning_rate": 5e-2}, 4),
+        ("overfitting", {"keep": "best", "early_stopping": 2, "save_steps": 2}, 4),
     ],
 )
 def test_killed_at_three_random_steps_it_ends_in_the_same_bytes(tiny_model, tmp_path, warm, method, settings, seed):
-    job = staged_job(tmp_path / "job", tiny_model, method, **SETTINGS | settings)
+    if method == "overfitting":
+        job = overfitting(tmp_path / "job", tiny_model, **settings)
+    else:
+        job = staged_job(tmp_path / "job", tiny_model, method, **SETTINGS | settings)
     unbroken = shutil.copytree(job, tmp_path / "unbroken")
     finish(warm.python, unbroken, tiny_model)
     steps = result(unbroken)["steps"]
+    assert result(unbroken)["stopped_early"] is (method == "overfitting")
     seen = kill_often(warm.python, job, tiny_model, steps, random.Random(seed), [None] * 3)
     assert seen["killed"] == 3, seen
     same, far = same_end(job, unbroken)

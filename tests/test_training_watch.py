@@ -14,7 +14,7 @@ from guardlearn.jobs import run_job
 from guardlearn.training.failures import TrainingStopped
 from guardlearn.training.job import train_job
 from guardlearn.training.watching import Divergence, Looks
-from staged import agree, farthest, metrics, result, staged_job, weights
+from staged import agree, farthest, metrics, overfitting, result, staged_job, weights
 from training_samples import sample_job
 
 # Losses
@@ -182,19 +182,6 @@ def test_who_finds_the_job_locked_leaves_no_reason(tiny_model, tmp_path, monkeyp
 
 
 # The validation loss
-
-
-OVERFITS = {"max_steps": 24, "learning_rate": 5e-3, "batch_size": 4, "eval_steps": 2}
-
-
-def overfitting(folder, model, **settings):
-    """Write a job whose validation loss falls and then rises again: its validation rows are those of another task."""
-    job = staged_job(folder, model, "sft", **OVERFITS, **settings)
-    rows = [json.loads(line) for line in (job / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
-    backwards = [row | {"completion": row["completion"][::-1]} for row in rows]
-    (job / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in backwards), encoding="utf-8")
-    agree(job)
-    return job
 
 
 @pytest.fixture(scope="module")

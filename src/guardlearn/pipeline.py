@@ -56,6 +56,7 @@ def train_from_repository(
     config: TrainingConfig | None = None,
     prompts: PromptConfig | None = None,
     python: str | None = None,
+    log_to: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> PipelineResult:
     """Extract, write the job, train, publish `output`/adapter. The same call after a crash continues.
@@ -68,6 +69,7 @@ def train_from_repository(
         config: how to train; its `base_model` is set to the model's name.
         prompts: how prompts are asked, as `load_prompts` gives them; None: as `config` says.
         python: interpreter of the training process; None: this one.
+        log_to: tensorboard or trackio, beside metrics.jsonl; None: neither.
         on_progress: called with (step, steps, note).
 
     Raises:
@@ -86,7 +88,7 @@ def train_from_repository(
         prompts=prompts,
         dependencies=dependency_contents(dag, asked) if prompts and prompts.templates else None,
     )
-    trained = jobs.run_job(output / "job", folder, python=python, on_progress=on_progress)
+    trained = jobs.run_job(output / "job", folder, python=python, log_to=log_to, on_progress=on_progress)
     published = adapters.publish(output / "job", output / "adapter")
     return PipelineResult(
         adapter=str(published),

@@ -39,13 +39,12 @@ def command(
 ) -> None:
     """Train on what a policy selects and, given held-out specifications and a guard, measure what it brought."""
     from guardlearn import report
-    from guardlearn.jobs import TrainingConfig
     from guardlearn.pipeline import train_from_repository
 
     if (specs is None) != (guard is None):
         raise UsageError("--specs and --guard belong together: both to measure the adapter, or neither")
     predicate, asked = chosen(policy, where), read_prompts(prompts)
-    config = TrainingConfig(max_steps=max_steps)
+    config = train.configured(max_steps=max_steps)
     with opened(db) as dag:
         with console.progress("train") as progress:
             result = train_from_repository(

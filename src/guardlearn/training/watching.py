@@ -163,7 +163,6 @@ class Watcher(TrainerCallback):
     def __init__(
         self, settings: Settings, course: Course, progress: Progress, history: Sequence[dict[str, Any]]
     ) -> None:
-        steps = len(course.batches)
         """Begin.
 
         Args:
@@ -172,6 +171,7 @@ class Watcher(TrainerCallback):
             progress: is told of every step.
             history: lines of metrics.jsonl of the steps that are done already.
         """
+        steps = len(course.batches)
         self.trainer: trl.WeightedTrainer | None = None
         """Set before it trains."""
         self.looks = Looks(settings.early_stopping)
