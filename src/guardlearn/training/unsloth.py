@@ -1,7 +1,7 @@
 """The unsloth backend's own half: `FastLanguageModel` loads the model and adds the adapters (the guide's section 4).
 
 Imported by `backends.open_backend` only, on a CUDA device, before transformers, trl and peft.
-What is relied on is read from the sources of Unsloth 2026.10.9 by tests/test_unsloth_sources.py; docs/gpu.md says what ran.
+tests/test_unsloth_sources.py reads what is relied on from the sources of 2026.10.9; docs/gpu.md says what ran on a GPU.
 """
 
 from __future__ import annotations
