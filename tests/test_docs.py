@@ -25,12 +25,12 @@ def figures():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{name}.md" for name in "collecting sandbox servers tutorial".split())]
+    "page", ["README.md", *(f"docs/{name}.md" for name in "collecting gpu rounds sandbox servers tutorial".split())]
 )
 def test_what_is_shown_is_the_evidence(page):
     module = figures()
     text = (ROOT / page).read_text(encoding="utf-8")
-    assert page in module.PAGES and len(module.PAGES) == 6
+    assert page in module.PAGES and len(module.PAGES) == 7
     for name, render in module.PAGES[page].items():
         begin, end = module.comments(name)
         assert text.split(begin)[1].split(end)[0] == render()

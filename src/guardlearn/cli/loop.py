@@ -93,6 +93,7 @@ def _run(
     waiting, stopped = None, ""
     with stopping.stoppable() as asked_to_stop:
         while not asked_to_stop() and len(done) < (most or (1 if not watch else len(done) + 1)):
+            seen = dag.last_seq  # before the round looks: what arrives meanwhile is not waited for
             outcome = rounds.run_round(dag, wanted, bench, console.progress, actor)
             if isinstance(outcome, RoundResult):
                 done.append(outcome)
@@ -104,7 +105,7 @@ def _run(
             waiting = outcome
             if not watch:
                 break
-            _wait(dag, every, waiting, asked_to_stop)
+            _wait(dag, every, seen, waiting, asked_to_stop)
         interrupted = asked_to_stop()
     _tell(done, waiting, as_json, stopped=stopped, folder=wanted.loop.folder)
     if interrupted:
@@ -119,10 +120,10 @@ def _advice(dag: ArtifactDAG, wanted: LoopSettings) -> str:
     return advice(past, wanted.loop.patience, wanted.promotion.min_gain).reason
 
 
-def _wait(dag: ArtifactDAG, every: float, waiting: Waiting, asked_to_stop: Any) -> None:
-    """Sleep until something was appended and `every` seconds have passed, or Ctrl-C."""
+def _wait(dag: ArtifactDAG, every: float, seen: int, waiting: Waiting, asked_to_stop: Any) -> None:
+    """Sleep until something was appended after `seen` and `every` seconds have passed, or Ctrl-C."""
     console.say(f"waiting: {waiting.reason}")
-    seen, until = dag.last_seq, time.monotonic() + every
+    until = time.monotonic() + every
     while not asked_to_stop() and (time.monotonic() < until or dag.last_seq == seen):
         time.sleep(min(_NAP_SECONDS, every))
 
