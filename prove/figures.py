@@ -116,30 +116,16 @@ def server():
     )
 
 
-def rounds():
-    """Return what three rounds of the demo came to, and what kills of rounds left."""
-    proof = load("rounds")["result"]
-    rows = ["| round | decision | gain, points | smallest gain it could show | why |", "|---|---|---|---|---|"]
-    for each in proof["rounds"]:
-        gain = points({"rate": each["gain"], "low": each["gain_low"], "high": each["gain_high"]})
-        found = "–" if each["detectable"] is None else f"{100 * each['detectable']:.1f}"
-        rows.append(f"| {each['round']} | {each['state']} | {gain} | {found} | {each['reason']} |")
-    shuffled, nothing, replayed = proof["shuffled"], proof["zero_step"], proof["replayed_harmful"]
-    kills = load("round_kills")["result"]
-    killed = ", ".join(f"{kills[name]['killed']} ({name})" for name in ("SQLite", "PostgreSQL", "real trainer"))
-    of = sum(kills[name]["rounds"] for name in kills)
-    equal = sum(kills[name]["rounds with equal weights"] for name in kills)
-    rows += [
-        "",
-        f"First attempts that passed at once in each round's own collection: "
-        f"{', '.join('–' if share is None else f'{share:.0%}' for share in proof['first_attempts_in_collection'])}. "
-        f"A candidate trained on shuffled completions, against the live adapter: {shuffled['state']}, "
-        f"{100 * shuffled['gain']:+.1f} points. One trained with a learning rate that rounds to nothing: "
-        f"{nothing['state']}, nothing sampled. Harmful candidates with replayed outcomes: {replayed['refused']} of "
-        f"{sum(replayed.values())} refused. kill -9 at {killed} seeded moments: each round came to the one result of a "
-        f"round that nobody killed, {equal} of {of} with equal weights.",
-    ]
-    return "\n".join(rows) + "\n"
+def kills():
+    """Return what kills of rounds left."""
+    seen = load("round_kills")["result"]
+    killed = ", ".join(f"{seen[name]['killed']} ({name})" for name in ("SQLite", "PostgreSQL", "real trainer"))
+    of = sum(seen[name]["rounds"] for name in seen)
+    equal = sum(seen[name]["rounds with equal weights"] for name in seen)
+    return (
+        f"kill -9 at {killed} seeded moments of `guardlearn loop`: each of the {of} rounds came to the one result of a "
+        f"round that nobody killed, its job folder byte-identical, {equal} of them with equal weights.\n"
+    )
 
 
 def gpu():
@@ -194,7 +180,7 @@ PAGES = {
     "README.md": {"program": program, "figures": figures},
     "docs/gpu.md": {"gpu": gpu},
     "docs/collecting.md": {"collecting": collecting},
-    "docs/rounds.md": {"rounds": rounds},
+    "docs/rounds.md": {"kills": kills},
     "docs/sandbox.md": {"hostile": hostile},
     "docs/servers.md": {"server": server},
     "docs/tutorial.md": {"tutorial": tutorial},

@@ -39,10 +39,10 @@ def run(work):
     folder = work / "demo"
     shown = json.loads(command("demo", "--rounds", "3", "--dir", folder, "--json"))
     rounds = shown["rounds"]
-    registry = on_adapters(work, folder)
-    harmful = shuffled(work, folder)
-    nothing = zero_step(work, folder)
-    replayed = replayed_harm(work / "replayed")
+    registry = kept(work / "registry.json", lambda: on_adapters(work, folder))
+    harmful = kept(work / "shuffled.json", lambda: shuffled(work, folder))
+    nothing = kept(work / "zero.json", lambda: zero_step(work, folder))
+    replayed = kept(work / "replayed.json", lambda: replayed_harm(work / "replayed"))
     holds = (
         len(rounds) == 3
         and rounds[0]["state"] == "promoted"
@@ -65,6 +65,13 @@ def run(work):
         "replayed_harmful": replayed,
     }
     return result, holds
+
+
+def kept(path, make):
+    """Return what a finished part left, or make it; a proof that was broken off goes on with the next part."""
+    if not path.is_file():
+        path.write_text(json.dumps(make()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def command(*arguments):

@@ -268,6 +268,21 @@ def test_what_rounding_swallows_is_unchanged(generator, tiny_model, tmp_path):
     assert not found.changed and "merged, every weight is that of the base" in found.checked
 
 
+def test_what_rounding_swallows_is_unchanged_where_the_base_has_zeros(tiny_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_model, tmp_path / "zeros")
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if "proj" in name:
+            weight[::3] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    generator = open_tiny(folder)
+    found = compare_outputs(generator, None, write_lora(tmp_path / "swallowed", folder, 1e-30), ASKED)
+    assert not found.changed and "merged, every weight is that of the base" in found.checked
+    assert compare_outputs(generator, None, write_lora(tmp_path / "acting", folder, 1e-5), ASKED).changed
+
+
 @pytest.fixture(scope="module")
 def untied(tiny_model, tmp_path_factory):
     """The tiny model with a vocabulary matrix of its own, and a last attention layer whose output is thrown away."""

