@@ -140,8 +140,8 @@ _LONGEST = (
     "tutorial loop benchmarks training_distributed init engines_ray lineage stats_show dag_promises openai_collect "
     "chat_import backends report formats export_served exporting methods methods_training training_kills "
     "training_steps training_watch training_stages merging training evaluate_killed exchange dag_law "
-    "sandbox_hostile sandbox_apart incremental generators_transformers full_disk atomicguard atomicguard_scale audit pipeline cli collect_kills dag_kills "
-    "log_import dag_writers"
+    "sandbox_hostile sandbox_apart incremental generators_transformers full_disk atomicguard "
+    "atomicguard_scale audit pipeline cli collect_kills dag_kills log_import dag_writers"
 ).split()
 
 
