@@ -268,6 +268,15 @@ def test_what_rounding_swallows_is_unchanged(generator, tiny_model, tmp_path):
     assert not found.changed and "merged, every weight is that of the base" in found.checked
 
 
+def test_weights_that_are_no_numbers_are_no_base(generator, tiny_model, tmp_path):
+    broken = write_lora(tmp_path / "broken", tiny_model, float("nan"))
+    generator.use_adapter(broken)
+    try:
+        assert generator.weights_digest() != open_digest_of_nothing()
+    finally:
+        generator.use_adapter(None)
+
+
 def test_what_rounding_swallows_is_unchanged_where_the_base_has_zeros(tiny_model, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -122,9 +122,9 @@ def _shape(weight: torch.Tensor, config: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _adds_something(weight: torch.Tensor, delta: torch.Tensor) -> bool:
-    """Whether any change exceeds what rounding does to a weight of the layer's root mean square."""
+    """Whether any change exceeds what rounding does to a weight of the layer's root mean square, or is no number."""
     size = weight.detach().float().square().mean().sqrt().item()
-    return bool(delta.abs().max().item() > _ROUNDING * size)
+    return not delta.abs().max().item() <= _ROUNDING * size  # NaN is above nothing, and must not pass for nothing
 
 
 def _merge(weight: torch.Tensor, delta: torch.Tensor, config: dict[str, Any]) -> torch.Tensor:

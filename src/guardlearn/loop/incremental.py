@@ -270,7 +270,6 @@ class _Course(msgspec.Struct, kw_only=True):
     def _stage(
         self, method: str, rows: Sequence[Example | Pair | Verdict], work: Path, training: Mapping[str, Any]
     ) -> None:
-        from guardlearn.training import train_on_traces
         from guardlearn.training.methods import train_on_rows
 
         size, report = training["batch_size"], self.on_progress
@@ -284,11 +283,6 @@ class _Course(msgspec.Struct, kw_only=True):
             report(0, steps, f"{len(rows)} rows")
         data = [msgspec.structs.asdict(row) | {"prompt": list(row.prompt)} for row in rows]
         given = {name: training[name] for name in ("batch_size", "learning_rate", "seed")}
-        if method == "sft":
-            train_on_traces(
-                self.model, self.tokenizer, data, output_dir=str(work), max_steps=steps, **given, on_step=told
-            )
-        else:
-            train_on_rows(
-                self.model, self.tokenizer, data, method, work, self.config, max_steps=steps, **given, on_step=told
-            )
+        train_on_rows(
+            self.model, self.tokenizer, data, method, work, self.config, max_steps=steps, **given, on_step=told
+        )

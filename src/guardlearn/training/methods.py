@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from guardlearn.errors import JobError
+from guardlearn.training import processes
+from guardlearn.training.checks import check_maskable
 from guardlearn.training.dpo import Dpo, pair_rows
 from guardlearn.training.kto import Kto, class_weights, verdict_rows
 from guardlearn.training.objective import Objective, Sft
@@ -71,24 +73,25 @@ def plan_for(
     return plan(lengths, batch_size, epochs=epochs, max_steps=max_steps, seed=seed, least=least)
 
 
-def objective_for(method: str, settings: Strength, pad_token_id: int, rows: Sequence[Any]) -> Objective:
+def objective_for(method: str, settings: Strength | None, pad_token_id: int, rows: Sequence[Any]) -> Objective:
     """Return what is optimised.
 
     Args:
         method: sft, kto or dpo.
-        settings: the job's; `beta` and `sft_term` are read.
+        settings: the job's; `beta` and `sft_term` are read. None will do for sft.
         pad_token_id: the tokenizer's.
         rows: the stage's training rows; kto's class weights follow from them.
 
     Raises:
         JobError: kto, and the rows are all of one verdict.
     """
+    if method == "sft":
+        return Sft(pad_token_id)
+    assert settings is not None, f"{method} needs its strength"
     if method == "dpo":
         return Dpo(pad_token_id, settings.beta, settings.sft_term)
-    if method == "kto":
-        desirable, undesirable = class_weights(rows)
-        return Kto(pad_token_id, settings.beta, desirable, undesirable)
-    return Sft(pad_token_id)
+    desirable, undesirable = class_weights(rows)
+    return Kto(pad_token_id, settings.beta, desirable, undesirable)
 
 
 def train_on_rows(
@@ -97,15 +100,17 @@ def train_on_rows(
     data: Sequence[Mapping[str, Any]],
     method: str,
     folder: Path,
-    strength: Strength,
+    strength: Strength | None = None,
     *,
     max_steps: int,
     batch_size: int,
     learning_rate: float,
     seed: int,
+    warmup_ratio: float = 0.05,
+    save_steps: int | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> WeightedTrainer:
-    """Train the adapters of `model` on a method's rows, in this process; `train_on_traces` does it for sft.
+    """Train the adapters of `model` on a method's rows, in this process; `train_on_traces` is this for sft.
 
     Args:
         model: what `add_lora_adapters` returned; as it is now is the reference.
@@ -113,11 +118,13 @@ def train_on_rows(
         data: rows, as a job's files hold them.
         method: sft, kto or dpo.
         folder: gets weights checkpoints and the reference; those of an earlier training there are removed.
-        strength: how strongly rejections are learned from.
+        strength: how strongly rejections are learned from; None will do for sft.
         max_steps: optimiser steps.
         batch_size: rows a step.
-        learning_rate: peak; it falls linearly to 0.
+        learning_rate: peak; it rises for `warmup_ratio` of the steps and then falls linearly to 0.
         seed: decides the order of the rows.
+        warmup_ratio: in [0, 1).
+        save_steps: steps between weights checkpoints; None: a tenth of the steps.
         on_step: called after every step.
 
     Raises:
@@ -127,13 +134,20 @@ def train_on_rows(
     from guardlearn.training.reference import REFERENCE
     from guardlearn.training.sft import given_back, save_interval
 
+    check_maskable(data, tokenizer)
     rows = rows_for(method, data, tokenizer, tokenizer.model_max_length)
     batches = plan_for(method, rows, batch_size, epochs=1.0, max_steps=max_steps, seed=seed)
     objective = objective_for(method, strength, tokenizer.pad_token_id, rows)
-    save_steps = save_interval(None, max_steps)
-    options = trl.Options(learning_rate=learning_rate, warmup_ratio=0.05, seed=seed, save_steps=save_steps)
-    trl.forget_checkpoints(folder)
-    (folder / REFERENCE).unlink(missing_ok=True)
+    options = trl.Options(
+        learning_rate=learning_rate,
+        warmup_ratio=warmup_ratio,
+        seed=seed,
+        save_steps=save_interval(save_steps, max_steps),
+    )
+    if processes.is_main():
+        trl.forget_checkpoints(folder)  # a finished training's would be counted against this one's
+        (folder / REFERENCE).unlink(missing_ok=True)
+    processes.wait()
     with given_back(model):
         trainer = trl.build(model, tokenizer, rows, batches, folder, options, on_step, objective=objective)
         objective.begin(trainer, rows, folder)

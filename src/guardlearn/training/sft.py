@@ -10,10 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guardlearn.training import processes
-from guardlearn.training.checks import check_maskable
-from guardlearn.training.rows import plan, tokenise
-
 if TYPE_CHECKING:
     from guardlearn.training.trl import StepRecord, WeightedTrainer
 
@@ -58,24 +54,22 @@ def train_on_traces(
         JobError: no row, a malformed or too long one, every label masked, a chat template that writes answered prompts
             otherwise, or too little memory for one row.
     """
-    from guardlearn.training.trl import Options, build, forget_checkpoints
+    from guardlearn.training.methods import train_on_rows
 
-    check_maskable(training_data, tokenizer)
-    rows = tokenise(training_data, tokenizer, tokenizer.model_max_length)
-    batches = plan([len(row) for row in rows], batch_size, epochs=1.0, max_steps=max_steps, seed=seed)
-    options = Options(
+    return train_on_rows(
+        model,
+        tokenizer,
+        training_data,
+        "sft",
+        Path(output_dir),
+        max_steps=max_steps,
+        batch_size=batch_size,
         learning_rate=learning_rate,
-        warmup_ratio=warmup_ratio,
         seed=seed,
-        save_steps=save_interval(save_steps, max_steps),
+        warmup_ratio=warmup_ratio,
+        save_steps=save_steps,
+        on_step=on_step,
     )
-    if processes.is_main():
-        forget_checkpoints(Path(output_dir))  # a finished training's would be counted against this one's
-    processes.wait()
-    with given_back(model):
-        trainer = build(model, tokenizer, rows, batches, Path(output_dir), options, on_step)
-        trainer.train()
-    return trainer
 
 
 @contextlib.contextmanager
