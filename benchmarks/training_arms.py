@@ -142,10 +142,10 @@ def _put(module: Any, name: str, value: Any) -> Iterator[None]:
 
 def without_grouping() -> Any:
     """Rows of any length share a batch."""
-    from guardlearn.training import sft
+    from guardlearn.training import methods
 
-    planned = sft.plan
-    return _put(sft, "plan", lambda lengths, *args, **kwargs: planned([1] * len(lengths), *args, **kwargs))
+    planned = methods.plan
+    return _put(methods, "plan", lambda lengths, *args, **kwargs: planned([1] * len(lengths), *args, **kwargs))
 
 
 def without_sharing() -> Any:

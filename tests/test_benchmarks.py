@@ -82,11 +82,11 @@ def test_pages_say_what_was_missed():
 
 
 def test_every_ingredient_can_be_taken_away_and_comes_back():
-    from guardlearn.training import objective, sft, sharing, trl
+    from guardlearn.training import methods, objective, sharing, trl
 
     arms, figures = importlib.import_module("training_arms"), importlib.import_module("figures_models")
     assert list(arms.INGREDIENTS) == list(figures.INGREDIENTS)
-    modules = (objective, sft, sharing, trl)
+    modules = (methods, objective, sharing, trl)
     before = [dict(vars(module)) for module in modules]
     changed = set()
     for name, without in arms.INGREDIENTS.items():
