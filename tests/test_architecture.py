@@ -13,11 +13,11 @@ LAYERS = (
     "errors digests caches types settings predicates templates prompts dag guards generators models engines "
     "chains budgets attempts collect contexts audit amending selections traces rewards weighting credentials "
     "formatting formats jobs training statistics evidence comparing evaluation improvement forgetting adapters lineage "
-    "merging exporting report gate loop pipeline demo cli __main__"
+    "merging exporting report gate loop ablation pipeline demo ui cli __main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",
-    "matplotlib", "pandas", "pyarrow", "huggingface_hub", "openai",
+    "matplotlib", "pandas", "pyarrow", "huggingface_hub", "openai", "starlette", "uvicorn", "jinja2",
 )  # fmt: skip
 TRAINER_MAY_IMPORT = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "unsloth"}
 
