@@ -176,11 +176,31 @@ def gpu():
     return "\n".join(rows) + "\n"
 
 
+def rounds():
+    """Return what three rounds of the demo came to, and what became of candidates that must not go live."""
+    proof = load("rounds")["result"]
+    rows = ["| round | decision | gain, points | smallest gain it could show | why |", "|---|---|---|---|---|"]
+    for each in proof["rounds"]:
+        gain = points({"rate": each["gain"], "low": each["gain_low"], "high": each["gain_high"]})
+        found = "–" if each["detectable"] is None else f"{100 * each['detectable']:.1f}"
+        rows.append(f"| {each['round']} | {each['state']} | {gain} | {found} | {each['reason']} |")
+    shuffled, nothing, replayed = proof["shuffled"], proof["zero_step"], proof["replayed_harmful"]
+    shares = ", ".join("–" if share is None else f"{share:.0%}" for share in proof["first_attempts_in_collection"])
+    rows += [
+        "",
+        f"First attempts that passed at once in each round's own collection: {shares}. A candidate trained on shuffled "
+        f"completions, against the live adapter: {shuffled['state']}, {100 * shuffled['gain']:+.1f} points. One trained "
+        f"with a learning rate that rounds to nothing: {nothing['state']}, nothing sampled. Harmful candidates with "
+        f"replayed outcomes: {replayed['refused']} of {sum(replayed.values())} refused.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
 PAGES = {
     "README.md": {"program": program, "figures": figures},
     "docs/gpu.md": {"gpu": gpu},
     "docs/collecting.md": {"collecting": collecting},
-    "docs/rounds.md": {"kills": kills},
+    "docs/rounds.md": {"kills": kills, "rounds": rounds},
     "docs/sandbox.md": {"hostile": hostile},
     "docs/servers.md": {"server": server},
     "docs/tutorial.md": {"tutorial": tutorial},

@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "guardlearn"
 LAYERS = (
-    "errors digests caches types settings predicates templates prompts dag guards generators models engines "
-    "chains budgets attempts collect contexts audit amending selections traces rewards weighting credentials "
-    "formatting formats jobs training statistics evidence comparing evaluation improvement forgetting adapters lineage "
-    "merging exporting report gate loop ablation pipeline demo ui cli __main__"
+    "errors digests caches types printing settings predicates templates prompts dag guards generators models engines "
+    "chains budgets attempts collect contexts audit amending provenance selections traces rewards weighting "
+    "credentials formatting formats jobs training statistics evidence comparing evaluation improvement forgetting "
+    "adapters lineage merging exporting report gate loop ablation pipeline demo ui cli __main__"
 ).split()
 HEAVY = (
     "torch", "transformers", "trl", "peft", "datasets", "accelerate", "ray", "sqlalchemy", "scipy", "numpy",

@@ -175,10 +175,16 @@ def test_specification_files_are_checked(tmp_path):
     one_line_error(guardlearn(*command), 1, "line 2")
 
 
+def test_help_names_the_tables_of_guardlearns_toml():
+    said = {name: " ".join(guardlearn(name, "--help").stdout.replace("│", " ").split()) for name in ("loop", "ablate")}
+    assert "Name of the guard; [loop] guard." in said["loop"]
+    assert "[loop], [training] and [ablation] of guardlearn.toml" in said["ablate"]
+
+
 def test_every_command_has_help():
     listed = guardlearn("--help").stdout
     names = "demo init doctor collect amend audit import stats show verify backup upgrade redact extract train evaluate"
-    for name in f"{names} compare run loop adapters why impact export".split():
+    for name in f"{names} compare report run loop ablate ui adapters why impact export".split():
         assert name in listed
         done = guardlearn(name, "--help")
         assert done.returncode == 0 and "--json" in done.stdout

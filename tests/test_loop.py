@@ -450,6 +450,8 @@ def test_watching_ends_when_rounds_no_longer_help(project: Project) -> None:
     assert "the last 2 rounds" in told["advice"]
     page = (project.folder / "rounds" / "report.html").read_text()
     assert "3 rounds, 1 promoted" in page and "<svg" in page and "refused by difference" in page
+    own = (project.folder / "rounds" / "001" / "report.html").read_text()
+    assert "promoted: " in own  # written again once it was decided
 
 
 def rounds_that(*ends: tuple[str, float]) -> list[list[rounds.RoundStep]]:

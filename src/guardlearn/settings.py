@@ -4,6 +4,7 @@
     [sandbox]       where artifacts run              [openai]    a served model
     [loop]          rounds of learning               [audit]     the guard audit
     [training]      how a round trains               [promotion] the gate
+    [ablation]      comparing ways of training
 
 Each stage declares its table as a frozen msgspec struct beside the code it configures and asks for it with
 `read().table("collect", CollectSettings)`, so this module knows names of tables and nothing of what is in them.
@@ -28,7 +29,7 @@ from guardlearn.errors import DataError, UsageError
 __all__ = ["FILE_NAME", "TABLES", "Settings", "closest", "convert", "read"]
 
 FILE_NAME = "guardlearn.toml"
-TABLES = ("guards", "sandbox", "collect", "openai", "audit", "loop", "training", "promotion")
+TABLES = ("guards", "sandbox", "collect", "openai", "audit", "loop", "training", "promotion", "ablation")
 """Tables a settings file may have."""
 
 T = TypeVar("T")

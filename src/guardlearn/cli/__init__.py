@@ -12,6 +12,7 @@ import typer
 
 import guardlearn
 from guardlearn.cli import (
+    ablate,
     adapters,
     amend,
     audit,
@@ -28,10 +29,12 @@ from guardlearn.cli import (
     init,
     loop,
     redact,
+    report,
     run,
     show,
     stats,
     train,
+    ui,
     upgrade,
     verify,
     why,
@@ -45,6 +48,7 @@ app = typer.Typer(
     help="Turn the retries of guard-checked LLM generation into a model that passes first time, and prove it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # else the name of a TOML table, as in [loop], is taken for markup and not shown
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -58,6 +62,7 @@ app.command("audit")(audit.command)
 app.command("import")(import_log.command)
 app.command("stats")(stats.command)
 app.command("show")(show.command)
+app.command("ui")(ui.command)
 app.command("verify")(verify.command)
 app.command("backup")(backup.command)
 app.command("upgrade")(upgrade.command)
@@ -66,8 +71,10 @@ app.command("extract")(extract.command)
 app.command("train")(train.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
+app.command("report")(report.command)
 app.command("run")(run.command)
 app.command("loop")(loop.command)
+app.command("ablate")(ablate.command)
 app.add_typer(adapters.app, name="adapters")
 app.command("why")(why.command)
 app.command("impact")(impact.command)

@@ -9,6 +9,7 @@ import typer
 
 from guardlearn.cli import console
 from guardlearn.errors import UsageError
+from guardlearn.printing import printable
 
 if TYPE_CHECKING:
     from guardlearn.comparing import Compared, Measured, ModelFigures
@@ -50,7 +51,7 @@ def _show(compared: Compared) -> None:
     from guardlearn.report import words
 
     for one in (compared.a, compared.b):
-        print(console.visible(f"{one.name}: {one.which}, model {one.model}, adapter {one.adapter or 'none'}"))
+        print(printable(f"{one.name}: {one.which}, model {one.model}, adapter {one.adapter or 'none'}"))
     columns = [_column(compared, one) for one in (compared.a, compared.b)]
     rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
     rows += [[f"pass@{row.k}", words.percent(row.a), words.percent(row.b)] for row in compared.pass_at_k]
@@ -72,7 +73,7 @@ def _show(compared: Compared) -> None:
     if len(compared.by_action_pair) > 1:
         _show_action_pairs(compared)
     for note in compared.notes:
-        print(console.visible(f"note: {note}"))
+        print(printable(f"note: {note}"))
 
 
 def _show_action_pairs(compared: Compared) -> None:

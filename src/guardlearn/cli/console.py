@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 import time
@@ -15,9 +14,10 @@ import msgspec
 import typer
 
 from guardlearn.errors import DataError
+from guardlearn.printing import json_text, printable
 from guardlearn.types import OnProgress
 
-__all__ = ["Json", "emit", "late_progress", "progress", "read_specifications", "say", "table", "visible"]
+__all__ = ["Json", "emit", "late_progress", "progress", "read_specifications", "say", "table"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 """The option every command takes."""
@@ -29,27 +29,13 @@ _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+@")
 
 def emit(value: Any) -> None:
     """Print one JSON object on stdout (records become objects, enums their values)."""
-    try:
-        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    except UnicodeEncodeError:  # a lone surrogate, which ℛ keeps; JSON can only name it
-        text = json.dumps(msgspec.to_builtins(value), indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json_text(value))
     sys.stdout.flush()
-
-
-def visible(text: str) -> str:
-    r"""Return a text of others with every unprintable character but line ends and tabs written out, as in \x1b.
-
-    So that escape sequences in it are read, not run by the terminal, and what has no width is seen.
-    """
-    return "".join(
-        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
-    )
 
 
 def say(text: str) -> None:
     """Print a line for people on stderr."""
-    print(visible(text), file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -63,8 +49,8 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         numeric = bool(rows) and all(isinstance(row[index], int | float | None) for row in rows)
         grid.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
-    shown = visible(_PASSWORD.sub(r"\1***@", title))  # a title may name a database by its URL
+        grid.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
+    shown = printable(_PASSWORD.sub(r"\1***@", title))  # a title may name a database by its URL
     out.print(Text(shown, "table.title"), soft_wrap=True)  # as a table's title it would fold to its width
     out.print(grid)
 

@@ -10,6 +10,7 @@ from guardlearn.cli import console
 from guardlearn.cli.opening import opened
 from guardlearn.cli.selection import PolicyOption, WhereOption, chosen
 from guardlearn.errors import UsageError
+from guardlearn.printing import printable
 from guardlearn.types import OnProgress
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _show(db: str, found: dict[str, Any], total: BreakdownRow | None, by: str | 
     else:
         _show_all(db, found, total)
     for warning in found["warnings"]:
-        print(console.visible(f"warning: {warning}"))
+        print(printable(f"warning: {warning}"))
 
 
 def _show_all(db: str, found: dict[str, Any], total: BreakdownRow | None) -> None:

@@ -24,11 +24,25 @@ from guardlearn.types import RepositoryItem
 __all__ = ["count", "count_by", "explain_drops"]
 
 
-def count(connection: Connection, predicate: Predicate) -> int:
-    """Return how many items a resolved predicate selects."""
+def count(connection: Connection, predicate: Predicate, at_most: int | None = None) -> int:
+    """Return how many items a resolved predicate selects.
+
+    Args:
+        connection: one state of ℛ.
+        predicate: Φ, resolved.
+        at_most: where counting ends, 1 or more; None: nowhere.
+
+    Raises:
+        UsageError: `at_most` is below 1.
+    """
+    if at_most is not None and at_most < 1:
+        raise UsageError(f"at_most={at_most} must be 1 or more, or None for all")
     if runs_in_python(predicate):
-        return sum(1 for _ in _in_order(connection, predicate))
-    return int(connection.execute(selection([sa.func.count()], predicate)).scalar_one())
+        return sum(1 for _ in itertools.islice(_in_order(connection, predicate), at_most))
+    if at_most is None:
+        return int(connection.execute(selection([sa.func.count()], predicate)).scalar_one())
+    some = selection([sa.literal_column("1")], predicate).limit(at_most).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
 
 
 def count_by(connection: Connection, predicate: Predicate, field: str) -> dict[str, int]:

@@ -10,28 +10,27 @@ Reading never changes what is stored (Theorem 3): E(ℛ, Φ) is a query in one s
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from guardlearn.dag import counting, imports, reading, redaction, registration, schema
+from guardlearn.dag import counting, imports, marking, reading, redaction, registration
 from guardlearn.dag import facts as derived
 from guardlearn.dag.appending import Appender, checked_event, portions
 from guardlearn.dag.breakdown import BreakdownRow, breakdown
-from guardlearn.dag.engine import Database
 from guardlearn.dag.explaining import QueryPlan, explain
-from guardlearn.dag.importers import by_way_of
 from guardlearn.dag.imports import ImportRecord
+from guardlearn.dag.marking import Event, Marked
+from guardlearn.dag.opening import OpenRepository
+from guardlearn.dag.page import ItemRow, page
 from guardlearn.dag.reading import Query
 from guardlearn.dag.recorder import Chain
 from guardlearn.dag.registration import Reading
 from guardlearn.dag.tree import Link, tree
 from guardlearn.dag.verification import VerifyReport, verify
-from guardlearn.errors import RepositoryError, UsageError
+from guardlearn.errors import UsageError
 from guardlearn.predicates.expression import Predicate, as_predicate
 from guardlearn.predicates.vocabulary import everything
 from guardlearn.types import OnProgress, RepositoryItem, Side, Specification
@@ -44,94 +43,8 @@ Selector = Predicate | Callable[[RepositoryItem], Any]
 _Read = TypeVar("_Read")
 
 
-class ArtifactDAG:
+class ArtifactDAG(OpenRepository):
     """ℛ on a database; make one with `create`, open one with `load`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @classmethod
-    def create(cls, target: str | os.PathLike[str], *, side_salt: str = schema.SIDE_SALT) -> ArtifactDAG:
-        """Create an empty repository and open it.
-
-        Args:
-            target: a path, or a URL such as postgresql+psycopg://user@host/database.
-            side_salt: seeds the division of specifications into sides; equal salts divide equal ones equally.
-
-        Raises:
-            RepositoryError: something is there already, or nothing can be made there.
-        """
-        database = Database(target, read_only=False)
-        schema.install(database, side_salt)
-        return cls(database)
-
-    @classmethod
-    def load(
-        cls, target: str | os.PathLike[str], *, read_only: bool = False, on_progress: OnProgress | None = None
-    ) -> ArtifactDAG:
-        """Open an existing repository; never creates one.
-
-        Args:
-            target: a path or URL; a folder of AtomicGuard stores is read by way of a side file in the user's cache.
-            read_only: refuse every append. Reading alone never changes ℛ, whatever this says.
-            on_progress: called with (done, total, note) while a folder's side file is made or brought up to date.
-
-        Raises:
-            RepositoryError: nothing is there, it is no repository, or it is of another schema version.
-        """
-        target, read_only = by_way_of(target, read_only, on_progress)
-        database = Database(target, read_only=read_only)
-        database.must_exist()
-        with contextlib.ExitStack() as unless_good:
-            unless_good.callback(database.close)
-            schema.check(database)
-            unless_good.pop_all()
-        return cls(database)
-
-    @classmethod
-    def open_or_create(cls, target: str | os.PathLike[str], *, side_salt: str = schema.SIDE_SALT) -> ArtifactDAG:
-        """Open the repository at `target` for writing, or create it where nothing is."""
-        place = Database(target, read_only=False)
-        if not place.present():
-            try:
-                return cls.create(target, side_salt=side_salt)
-            except RepositoryError:
-                if not place.present():  # else another process was faster
-                    raise
-        return cls.load(target)
-
-    @property
-    def target(self) -> str:
-        """What it was opened with, a password hidden."""
-        return self._database.target
-
-    def close(self) -> None:
-        """Close every connection; the file is complete by itself then. It opens again when used again."""
-        self._database.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def reading(self) -> contextlib.AbstractContextManager[Connection]:
-        """Return a read-only connection for stages that query the tables themselves; one state of ℛ throughout."""
-        return self._database.reading()
-
-    def writing(self) -> contextlib.AbstractContextManager[Connection]:
-        """Return one writing transaction, for stages that keep tables of their own in ℛ."""
-        return self._database.writing()
-
-    def lease(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Hold what one process at a time may hold, until the end of the block or of the process, however it ends.
-
-        Raises:
-            RepositoryError: another process holds it.
-        """
-        return self._database.lease(name)
 
     def append(self, item: RepositoryItem) -> int:
         """Store one item; returns its seq. An item stored already, with the same content, changes nothing.
@@ -178,6 +91,27 @@ class ArtifactDAG:
             return self.redact(item_id, actor, reason)
         with self._appending() as appender:
             return appender.add_event(item_id, kind, value, actor, reason)
+
+    def mark(
+        self, item_id: str, kind: str, *, actor: str, reason: str, whole_chain: bool = False, seen: int | None = None
+    ) -> Marked:
+        """Store what a person decided about an attempt, or about all that hang together with it, or nothing.
+
+        Args:
+            item_id: an item of ℛ.
+            kind: exclude, include or review.
+            actor: who says so.
+            reason: why.
+            whole_chain: one event for each item that `tree` returns; all of them, or none.
+            seen: seq of the last event of the chain that was known (0: none); where there is a later one, nothing is
+                stored and it is returned instead. None: whatever others said.
+
+        Raises:
+            RepositoryError: no such item, or a name that databases refuse.
+            UsageError: another kind.
+        """
+        with self._appending() as appender:
+            return marking.mark(appender, item_id, kind, actor, reason, whole_chain=whole_chain, seen=seen)
 
     def redact(self, item_id: str, actor: str, reason: str) -> int:
         """Blank an item's texts for good, wherever ℛ holds a copy; hashes stay. Returns the event's seq.
@@ -232,6 +166,15 @@ class ArtifactDAG:
         with self.reading() as connection:
             return tree(connection, reading.seq_of(connection, item_id, self.target))
 
+    def events(self, item_id: str) -> list[Event]:
+        """Return what became known of every item that hangs together with one, in the order of commit.
+
+        Raises:
+            RepositoryError: no such item.
+        """
+        with self.reading() as connection:
+            return marking.events_of_chain(connection, reading.seq_of(connection, item_id, self.target))
+
     def extract(
         self,
         predicate: Selector | None = None,
@@ -278,10 +221,38 @@ class ArtifactDAG:
         with self.reading() as connection:
             return explain(connection, Query(_resolved(predicate), order_by=order_by))
 
-    def count(self, predicate: Selector | None = None) -> int:
-        """Return how many items `predicate` selects."""
+    def page(
+        self,
+        predicate: Selector | None = None,
+        *,
+        after: int | None = None,
+        limit: int = 50,
+        order_by: str = "seq",
+        descending: bool = False,
+    ) -> list[ItemRow]:
+        """Return a page of the items that `extract` would yield in this order, without their texts.
+
+        A page is found by the item it begins behind, never by a count of items before it: what others append meanwhile
+        moves nothing, and the last page costs what the first one does.
+
+        Args:
+            predicate: as in `extract`.
+            after: seq of the item behind which the page begins, in this order; None: the first page.
+            limit: at most so many rows, 1 or more.
+            order_by: "created_at" (ties by id) or "seq", the commit order.
+            descending: the other way round, ties too.
+
+        Raises:
+            UsageError: an argument is not allowed.
+        """
+        query = Query(_resolved(predicate), order_by=order_by, descending=descending, limit=limit)
         with self.reading() as connection:
-            return counting.count(connection, _resolved(predicate))
+            return page(connection, query, after)
+
+    def count(self, predicate: Selector | None = None, *, at_most: int | None = None) -> int:
+        """Return how many items `predicate` selects; `at_most`: stop counting there, 1 or more."""
+        with self.reading() as connection:
+            return counting.count(connection, _resolved(predicate), at_most)
 
     def count_by(self, predicate: Selector | None, field: str) -> dict[str, int]:
         """Return how many of the selected items have each value of `field`, by value.

@@ -12,6 +12,8 @@ from guardlearn.dag.rounds import RoundStep, State
 from guardlearn.loop.advice import advice
 from guardlearn.loop.config import LoopConfig
 from guardlearn.loop.planning import rounds_of
+from guardlearn.report import html
+from guardlearn.report.gathering import Finder
 from guardlearn.report.history import RoundRow, history_page
 
 __all__ = ["history", "write_history"]
@@ -25,12 +27,25 @@ def history(dag: ArtifactDAG, learner: str) -> list[RoundRow]:
 
 
 def write_history(dag: ArtifactDAG, config: LoopConfig, min_gain: float) -> Path:
-    """Write the page of a loop's rounds into its folder, whole or not at all; return its path."""
-    said = advice(rounds_of(dag, config.learner), config.patience, min_gain).reason
-    page = Path(config.folder) / PAGE
-    page.parent.mkdir(parents=True, exist_ok=True)
+    """Write the page of a loop's rounds into its folder, each whole or not at all; return its path.
+
+    The page that the last measured round left in its own folder is written again, now with what was decided.
+    """
+    steps, rows = rounds_of(dag, config.learner), history(dag, config.learner)
+    if measured := [each for each in steps if any(step.details.get("evidence_file") for step in each)]:
+        last = measured[-1]
+        file = next(step.details["evidence_file"] for step in last if step.details.get("evidence_file"))
+        if Path(file).parent.is_dir():
+            found = Finder(dag, lambda name: None).of_round(config.learner, last[0].round, rows)
+            _write(Path(file).with_name(PAGE), html(found.evidence, story=found.story, round_story=found.round_story))
+    folder = Path(config.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    said = advice(steps, config.patience, min_gain).reason
+    return _write(folder / PAGE, history_page(config.learner, rows, said))
+
+
+def _write(page: Path, text: str) -> Path:
     staged = page.with_name(f".{PAGE}.{os.getpid()}")
-    text = history_page(config.learner, history(dag, config.learner), said)
     staged.write_bytes(text.encode("utf-8", "backslashreplace"))
     staged.replace(page)
     return page

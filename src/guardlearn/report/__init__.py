@@ -1,20 +1,19 @@
-"""One evidence object, several renderings: a terminal table, a one-file HTML page, JSON.
+"""One evidence object, several renderings: a terminal table, a one-file HTML page, Markdown, JSON.
 
 A rendering computes nothing that is not in the evidence and hides nothing that it says about its own limits.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from guardlearn.errors import DataError
 from guardlearn.evidence import Evidence
+from guardlearn.report.files import Report, load, load_report, report_json, to_json
+from guardlearn.report.markdown import markdown
 from guardlearn.report.page import html
+from guardlearn.report.round_stories import RoundStory, round_story
 from guardlearn.report.stories import Story, story, story_of_adapter
 from guardlearn.report.terminal import terminal
 from guardlearn.report.words import headline
@@ -22,10 +21,16 @@ from guardlearn.report.words import headline
 __all__ = [
     "EVIDENCE",
     "PAGE",
+    "Report",
+    "RoundStory",
     "Story",
     "headline",
     "html",
     "load",
+    "load_report",
+    "markdown",
+    "report_json",
+    "round_story",
     "story",
     "story_of_adapter",
     "terminal",
@@ -35,28 +40,6 @@ __all__ = [
 
 EVIDENCE = "evidence.json"
 PAGE = "report.html"
-
-
-def to_json(evidence: Evidence) -> str:
-    """Return the evidence as JSON, indented; it holds no inf and no nan."""
-    try:
-        return msgspec.json.format(msgspec.json.encode(evidence), indent=2).decode() + "\n"
-    except UnicodeEncodeError:  # a lone surrogate in a name; JSON can only give its number
-        return json.dumps(msgspec.to_builtins(evidence), indent=2) + "\n"
-
-
-def load(path: Path) -> Evidence:
-    """Read an evidence file.
-
-    Raises:
-        DataError: no such file, or it is no evidence.
-    """
-    if not path.is_file():
-        raise DataError(f"no evidence at {path}; run: guardlearn evaluate")
-    try:
-        return msgspec.convert(json.loads(path.read_bytes()), type=Evidence)  # json reads lone surrogates, msgspec not
-    except (ValueError, msgspec.ValidationError) as error:
-        raise DataError(f"{path} is no evidence of guardlearn ({error}); evaluate again") from error
 
 
 def write(folder: Path, evidence: Evidence, *, story: Story | None = None, limits: Sequence[str] = ()) -> Path:

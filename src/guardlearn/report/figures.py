@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from guardlearn.evidence import Evidence, Rate
+from guardlearn.printing import printable
 from guardlearn.report import words
 from guardlearn.report.svg import COLOURS, Word, inline
 from guardlearn.report.texts import label
@@ -93,9 +94,9 @@ def attempts_figure(evidence: Evidence) -> str:
 def loss_figure(story: Story) -> str:
     """Return the training loss by step, with the validation loss of the base and of the trained model as marks."""
     finite = [(step, loss) for step, loss in story.losses if math.isfinite(loss)]
-    marks = _validation_marks(story)
+    marks, looks = _validation_marks(story), [one for one in story.looks if math.isfinite(one[1])]
     last = max(step for step, _ in story.losses)
-    ceiling = max([loss for _, loss in finite] + [loss for _, loss, _ in marks] + [1e-3]) * 1.12
+    ceiling = max([1e-3, *(loss for _, loss in [*finite, *looks]), *(loss for _, loss, _ in marks)]) * 1.12
 
     def paint(axes: Axes, word: Word) -> None:
         axes.set_xlim(-0.03 * last, last * 1.03)
@@ -108,6 +109,8 @@ def loss_figure(story: Story) -> str:
         axes.set_xlabel(word("optimiser step"), labelpad=6)
         marker = "o" if len(finite) == 1 else ""
         axes.plot(*zip(*finite, strict=True), color=COLOURS["candidate"], linewidth=1.8, marker=marker, markersize=5)
+        if looks:
+            axes.plot(*zip(*looks, strict=True), ":D", color=COLOURS["candidate"], linewidth=1.2, markersize=3.5)
         for step, loss, name in marks:
             _mark(axes, step, loss, name)
 
@@ -197,7 +200,7 @@ def _round_steps(end: float, most: int) -> list[float]:
 
 
 def _group_words(row: GroupRow) -> str:
-    said = f"{row.name}: base {row.base}"
+    said = f"{printable(row.name)}: base {row.base}"
     return said if row.candidate is None else f"{said}, candidate {row.candidate}"
 
 

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from guardlearn.report import words
-from guardlearn.report.frame import Figure, document, unbroken
+from guardlearn.report.frame import Figure, Section, document, figures_of, unbroken
+from guardlearn.report.round_words import nats
 from guardlearn.report.svg import COLOURS, Word, inline
 from guardlearn.report.tables import table
+from guardlearn.report.texts import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["RoundRow", "history_page"]
+__all__ = ["RoundRow", "history_page", "rounds_figures"]
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -57,28 +59,37 @@ def history_page(learner: str, rows: Sequence[RoundRow], advice: str = "") -> st
     """Return the page of a learner's rounds, the first one first."""
     promoted = sum(row.decision == "promoted" for row in rows)
     title = f"{learner}: {len(rows)} rounds, {promoted} promoted"
-    measured = [row for row in rows if row.candidate]
-    figures = [_rates(measured)] if measured else []
-    figures += [_forgetting(measured)] if any(row.loss_rise is not None for row in measured) else []
-    drawn = [figure.html() for figure in figures]
-    missing = sorted({note for _, note in drawn if note})
+    missing: set[str] = set()
+    figures = figures_of(rounds_figures(rows), missing)
+    decisions = table(
+        ["round", "decision", "why"],
+        [[str(row.round), row.decision, row.reason] for row in rows],
+        numbers=False,
+        caption="Decisions",
+    )
+    learned = table(
+        ["round", "new traces", "rows", "gain, points", "95 % interval", "detectable", "look", "adapter"],
+        [_numbers(row) for row in rows],
+        caption="What was learned from, and measured",
+    )
     sections = [
         f"<h1>{unbroken(title)}</h1>",
-        f"<p>{escape(advice)}</p>" if advice else "",
-        *(f'<p class="soft">{escape(note)}</p>' for note in missing),
-        f'<div class="figures">{"".join(shown for shown, _ in drawn)}</div>' if drawn else "",
-        "<h2>Decisions</h2>",
-        table(
-            ["round", "decision", "why"], [[str(row.round), row.decision, row.reason] for row in rows], numbers=False
-        ),
-        "<h2>What was learned from, and measured</h2>",
-        table(
-            ["round", "new traces", "rows", "gain, points", "95 % interval", "detectable", "look", "adapter"],
-            [_numbers(row) for row in rows],
-        ),
-        *_other_pairs(rows),
+        f"<p>{visible(advice)}</p>" if advice else "",
+        *(f'<p class="soft">{escape(note)}</p>' for note in sorted(missing)),
+        figures,
+        Section("decisions", "Decisions", decisions).html(),
+        Section("measured", "What was learned from, and measured", learned).html(),
+        Section("other-action-pairs", "Action pairs that were not trained", _other_pairs(rows)).html(),
     ]
     return document(title, [section for section in sections if section])
+
+
+def rounds_figures(rows: Sequence[RoundRow]) -> list[Figure]:
+    """Return what is drawn of rounds: rates by round, and what was forgotten; what was not measured is left out."""
+    measured = [row for row in rows if row.candidate]
+    figures = [_rates(measured)] if measured else []
+    forgot = [row for row in rows if row.loss_rise is not None or row.divergence is not None]
+    return figures + ([_forgetting(forgot)] if forgot else [])
 
 
 def _numbers(row: RoundRow) -> list[str]:
@@ -98,6 +109,7 @@ def _rates(rows: Sequence[RoundRow]) -> Figure:
     numbers = table(
         ["round", "live then", "95 % interval", "candidate", "95 % interval", "decision"],
         [[str(row.round), *_said(row.incumbent), *_said(row.candidate), row.decision] for row in rows],
+        caption="First attempts that pass, by round",
     )
     return Figure(
         "First attempts that pass, by round",
@@ -147,7 +159,8 @@ def _dot(axes: Axes, at: float, rate: tuple[float, float | None, float | None], 
 def _forgetting(rows: Sequence[RoundRow]) -> Figure:
     numbers = table(
         ["round", "general loss, nats a token", "KL on kept prompts, nats a token", "decision"],
-        [[str(row.round), _nats(row.loss_rise), _nats(row.divergence), row.decision] for row in rows],
+        [[str(row.round), nats(row.loss_rise), nats(row.divergence), row.decision] for row in rows],
+        caption="What the candidate forgot, by round",
     )
     return Figure(
         "What the candidate forgot, against the bare base",
@@ -160,7 +173,7 @@ def _forgetting(rows: Sequence[RoundRow]) -> Figure:
 
 def _forgetting_figure(rows: Sequence[RoundRow]) -> str:
     spoken = "Forgetting by round. " + "; ".join(
-        f"round {row.round}: loss {_nats(row.loss_rise)}, KL {_nats(row.divergence)}" for row in rows
+        f"round {row.round}: loss {nats(row.loss_rise)}, KL {nats(row.divergence)}" for row in rows
     )
     values = [value for row in rows for value in (row.loss_rise, row.divergence) if value is not None]
     top, bottom = max([*values, 0.01]) * 1.15, min([*values, 0.0]) * 1.15
@@ -187,13 +200,9 @@ def _round_axis(axes: Axes, word: Word, rows: Sequence[RoundRow]) -> None:
     axes.set_xlabel(word("round"), labelpad=6)
 
 
-def _other_pairs(rows: Sequence[RoundRow]) -> list[str]:
+def _other_pairs(rows: Sequence[RoundRow]) -> str:
     names = sorted({name for row in rows for name in row.others})
     if not names:
-        return []
+        return ""
     cells = [[str(row.round), *(words.points(row.others.get(name)) for name in names)] for row in rows]
-    return ["<h2>Action pairs that were not trained</h2>", table(["round", *names], cells)]
-
-
-def _nats(value: float | None) -> str:
-    return words.DASH if value is None else f"{value:+.4f}"
+    return table(["round", *names], cells, caption="Action pairs that were not trained, gain in points")

@@ -23,7 +23,13 @@ from guardlearn.training.model import load_tokenizer
 from guardlearn.training.settings import Job, read_job
 from guardlearn.types import OnProgress, RepositoryItem
 
-__all__ = ["Story", "TraceStory", "story", "story_of_adapter"]
+__all__ = ["Story", "TraceStory", "mapping", "story", "story_of_adapter"]
+
+
+def mapping(account: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a table of a training's account; empty where it has none: the file beside an adapter may be anybody's."""
+    found = account.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 class TraceStory(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +38,7 @@ class TraceStory(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[RepositoryItem, ...]
     """First attempt to accepted artifact."""
     rows: tuple[MaskedRow, ...]
+    """Empty where the base model's tokenizer was not at hand."""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +52,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     """job.toml."""
     losses: tuple[tuple[int, float], ...] = ()
     """(step, training loss), step by step."""
+    looks: tuple[tuple[int, float], ...] = ()
+    """(step, loss on the validation rows), where the training looked."""
     dropped: dict[str, int] | None = None
     """Selected items that became no trace, by reason; None: not known here."""
     dropped_rows: dict[str, int] = {}
@@ -55,13 +64,14 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def validation_loss(self) -> dict[str, float]:
         """Mean loss on the validation rows, of the base and as trained; empty where there were none."""
-        return dict(self.result.get("validation_loss") or {})
+        found = mapping(self.result, "validation_loss").items()
+        return {name: float(loss) for name, loss in found if isinstance(loss, int | float)}
 
 
 def story(
-    dag: ArtifactDAG,
+    dag: ArtifactDAG | None,
     job_folder: Path,
-    model_folder: Path,
+    model_folder: Path | None,
     *,
     dropped: Mapping[str, int] | None = None,
     on_progress: OnProgress | None = None,
@@ -69,9 +79,9 @@ def story(
     """Gather how a finished job's adapter was made.
 
     Args:
-        dag: ℛ that the job's items came from; it is only read.
+        dag: ℛ that the job's items came from; it is only read. None: not at hand, so no chain is told.
         job_folder: a finished job.
-        model_folder: the base model it was written for.
+        model_folder: the base model it was written for; None: not at hand, so no row is shown as tokens.
         dropped: selected items that became no trace, by reason, as the extraction counted them.
         on_progress: called with (chains told, chains, note).
 
@@ -80,14 +90,16 @@ def story(
         ModelError: another tokenizer or chat template than the job's.
     """
     job = read_job(job_folder)
+    metrics = _metrics(job_folder)
     return Story(
         manifest=job.manifest,
         result=_result(job_folder),
         settings={name: value for name, value in dataclasses.asdict(job.settings).items() if value is not None},
-        losses=_losses(job_folder),
+        losses=tuple((line["step"], line["loss"]) for line in metrics),
+        looks=tuple((line["step"], line["validation_loss"]) for line in metrics if "validation_loss" in line),
         dropped=dict(dropped) if dropped is not None else None,
         dropped_rows=_dropped_rows(job.manifest),
-        traces=tuple(_traces(dag, job, model_folder, on_progress or _silent)),
+        traces=tuple(_traces(dag, job, model_folder, on_progress or _silent)) if dag is not None else (),
     )
 
 
@@ -101,7 +113,7 @@ def story_of_adapter(adapter: Path) -> Story | None:
     if manifest is None:
         return None
     published = json.loads((adapter / adapters.MANIFEST).read_text(encoding="utf-8"))
-    return Story(manifest=manifest, result=published.get("result") or {}, dropped_rows=_dropped_rows(manifest))
+    return Story(manifest=manifest, result=dict(mapping(published, "result")), dropped_rows=_dropped_rows(manifest))
 
 
 def _result(job_folder: Path) -> dict[str, Any]:
@@ -112,9 +124,9 @@ def _result(job_folder: Path) -> dict[str, Any]:
     return result
 
 
-def _losses(job_folder: Path) -> tuple[tuple[int, float], ...]:
+def _metrics(job_folder: Path) -> list[dict[str, Any]]:
     lines = (job_folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple((line["step"], line["loss"]) for line in map(json.loads, lines))
+    return [json.loads(line) for line in lines]
 
 
 def _dropped_rows(manifest: Mapping[str, Any]) -> dict[str, int]:
@@ -125,7 +137,7 @@ def _silent(done: int, total: int, note: str) -> None:
     """Say nothing."""
 
 
-def _traces(dag: ArtifactDAG, job: Job, model_folder: Path, tell: OnProgress) -> Iterator[TraceStory]:
+def _traces(dag: ArtifactDAG, job: Job, model_folder: Path | None, tell: OnProgress) -> Iterator[TraceStory]:
     # of what is not imitated, rows of rejected attempts or pairs, the accepted side is shown
     imitated = [{**row, "completion": row.get("completion", row.get("chosen"))} for row in job.train]
     imitated = [row for row in imitated if row.get("label", True)]
@@ -133,6 +145,15 @@ def _traces(dag: ArtifactDAG, job: Job, model_folder: Path, tell: OnProgress) ->
     if not chosen:
         return
     tell(0, len(chosen), "chains that became traces")
+    tokenizer = _tokenizer(job, model_folder) if model_folder is not None else None
+    for done, item_id in enumerate(chosen, 1):
+        rows = [row for row in imitated if row["trace_id"] == item_id]
+        masked = masked_rows(rows, tokenizer, job.settings.max_length) if tokenizer is not None else []
+        yield TraceStory(attempts=tuple(dag.provenance(item_id)), rows=tuple(masked))
+        tell(done, len(chosen), "chains that became traces")
+
+
+def _tokenizer(job: Job, model_folder: Path) -> Any:
     tokenizer = load_tokenizer(str(model_folder), job.settings.max_length)
     found = template_digest(tokenizer, Renderer(config=PromptConfig(**job.manifest.get("prompts", {}))))
     if found != job.manifest["template_digest"]:
@@ -140,11 +161,7 @@ def _traces(dag: ArtifactDAG, job: Job, model_folder: Path, tell: OnProgress) ->
             f"{model_folder} turns texts into other tokens than the job's base model {job.settings.base_model} did "
             f"(digest {found}, the manifest says {job.manifest['template_digest']}); name that model"
         )
-    for done, item_id in enumerate(chosen, 1):
-        rows = [row for row in imitated if row["trace_id"] == item_id]
-        masked = masked_rows(rows, tokenizer, job.settings.max_length)
-        yield TraceStory(attempts=tuple(dag.provenance(item_id)), rows=tuple(masked))
-        tell(done, len(chosen), "chains that became traces")
+    return tokenizer
 
 
 class _Candidate(NamedTuple):

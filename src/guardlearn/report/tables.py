@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from guardlearn.report.texts import visible
 from guardlearn.report.words import DASH
 
 __all__ = ["flat", "named", "table"]
@@ -13,18 +14,35 @@ __all__ = ["flat", "named", "table"]
 _LIST_LETTERS = 120  # a longer list is shown by its length
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
-    """Return a table; with `numbers`, all columns but the first are right-aligned. An indented first cell is detail."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True, caption: str = "") -> str:
+    """Return a table that scrolls in a box of its own, which the keyboard reaches.
+
+    Args:
+        columns: names of the columns; none: no header.
+        rows: cells, as text; the first one names its row. Where it is indented, the row is a detail of the one before.
+        numbers: right-align all columns but the first.
+        caption: what the table shows, for who cannot see its heading; "": the names of its columns.
+    """
     kinds = [' class="n"' if numbers and index else "" for index in range(max(len(row) for row in [columns, *rows]))]
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(columns, kinds, strict=False))
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>' if name else f"<td{kind}></td>"
+        for name, kind in zip(columns, kinds, strict=False)
+    )
     body = "".join(f"<tr>{_cells(row, kinds)}</tr>" for row in rows)
     header = f"<thead><tr>{head}</tr></thead>" if columns else ""
-    return f'<div class="scroll"><table>{header}<tbody>{body}</tbody></table></div>'
+    said = escape(caption or ", ".join(filter(None, columns)) or "values", quote=True)
+    title = f'<caption class="heard">{said}</caption>'
+    return (
+        f'<div class="scroll" role="group" tabindex="0" aria-label="{said}">'
+        f"<table>{title}{header}<tbody>{body}</tbody></table></div>"
+    )
 
 
-def named(rows: Sequence[Sequence[str]]) -> str:
+def named(rows: Sequence[Sequence[str]], caption: str = "") -> str:
     """Return a table of names and values, without a header."""
-    return table([], rows, numbers=False).replace("<table>", '<table class="named">', 1) if rows else ""
+    if not rows:
+        return ""
+    return table([], rows, numbers=False, caption=caption).replace("<table>", '<table class="named">', 1)
 
 
 def flat(mapping: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
@@ -52,5 +70,5 @@ def _cell(value: Any) -> str:
 def _cells(row: Sequence[str], kinds: Sequence[str]) -> str:
     first, *rest = row
     detail = ' class="in"' if first.startswith("  ") else kinds[0]
-    cells = "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=False))
-    return f"<td{detail}>{escape(first)}</td>{cells}"
+    cells = "".join(f"<td{kind}>{visible(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=False))
+    return f'<th scope="row"{detail}>{visible(first)}</th>{cells}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from guardlearn.evidence import Evidence
+from guardlearn.printing import printable
 from guardlearn.report import words
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ def terminal(evidence: Evidence, console: Console | None = None) -> None:
 
     Args:
         evidence: what was measured.
-        console: where to print; None: stdout.
+        console: where to print; None: stdout. Nothing in a name of others reaches it as a command.
     """
     from rich.console import Console
     from rich.text import Text
 
     out = console or Console()
-    out.print(Text(words.headline(evidence), style="bold"))
+    out.print(Text(printable(words.headline(evidence)), style="bold"))
     out.print(Text(words.attempts(evidence)))
     out.print(_figures(evidence))
     if evidence.difference is not None:
@@ -40,7 +41,7 @@ def terminal(evidence: Evidence, console: Console | None = None) -> None:
         title = "Why first attempts fail" + (f" (first {_CAUSES_SHOWN} of {len(causes)} causes)" if hidden > 0 else "")
         out.print(_table(title, ["cause", *words.sides(evidence)], causes[:_CAUSES_SHOWN]))
     for caveat in words.caveats(evidence):
-        out.print(Text(f"note: {caveat}"))
+        out.print(Text(printable(f"note: {caveat}")))
 
 
 def _figures(evidence: Evidence) -> Table:
@@ -59,5 +60,5 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
         table.add_column(name, justify="right" if index and name else "left", overflow="fold")
     table.show_header = any(columns)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: an identifier may look like markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # Text: an identifier may look like markup
     return table

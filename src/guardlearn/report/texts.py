@@ -6,9 +6,10 @@ A mark for an invisible character is drawn by the page's style sheet, so the tex
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from html import escape
 
-__all__ = ["block", "folded", "label", "visible"]
+__all__ = ["block", "changes", "folded", "label", "visible"]
 
 _OPEN_LETTERS = 1_500
 _OPEN_LINES = 24
@@ -22,6 +23,11 @@ def visible(text: str) -> str:
     """Return `text` as HTML; line ends, tabs and unprintable characters get a mark each."""
     runs = [(printable, "".join(run)) for printable, run in itertools.groupby(text, key=str.isprintable)]
     return "".join(escape(run) if printable else "".join(map(_marked, run)) for printable, run in runs)
+
+
+def changes(lines: Sequence[str]) -> str:
+    """Return the lines of a unified difference as HTML; each keeps its "+" or "-", so that colour is not needed."""
+    return f'<div class="code diff">{"".join(map(_change, lines))}</div>'
 
 
 def block(text: str) -> str:
@@ -41,7 +47,7 @@ def block(text: str) -> str:
 
 def folded(title: str, content: str, *, unfolded: bool = False) -> str:
     """Return `content` (HTML) under a title (text) that opens and closes it."""
-    return f"<details{' open' if unfolded else ''}><summary>{escape(title)}</summary>{content}</details>"
+    return f"<details{' open' if unfolded else ''}><summary>{visible(title)}</summary>{content}</details>"
 
 
 def label(name: str, letters: int) -> str:
@@ -51,6 +57,11 @@ def label(name: str, letters: int) -> str:
         return plain
     tail = letters // 3
     return f"{plain[: letters - tail - 1]}…{plain[-tail:]}"
+
+
+def _change(line: str) -> str:
+    tag = {"+": "ins", "-": "del"}.get(line[:1], "span")
+    return f"<{tag}>{visible(line)}\n</{tag}>"
 
 
 def _marked(letter: str) -> str:

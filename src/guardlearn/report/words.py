@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from guardlearn.comparing.costs import Payback, Saving, cost
 from guardlearn.evidence import Comparison, Evidence, Outcome, Pair, Performance, Rate
@@ -13,21 +13,30 @@ __all__ = [
     "DASH",
     "GroupRow",
     "Tally",
+    "action_pair_columns",
+    "action_pair_rows",
+    "attempt_rows",
     "attempts",
     "by_group",
     "cause_rows",
     "caveats",
+    "changes",
     "comparison",
     "curves",
+    "drop_rows",
     "figures",
+    "groups",
     "headline",
     "interval",
+    "many",
     "number",
     "p_value",
     "payback",
     "percent",
     "points",
     "sides",
+    "subject",
+    "throughput",
 ]
 
 DASH = "–"
@@ -76,7 +85,7 @@ def points(difference: float | None) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """Return a number, or a dash for what could not be said."""
-    return DASH if value is None else f"{value:.{digits}f}"
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else DASH
 
 
 def interval(low: float | None, high: float | None, scale: float = 100, digits: int = 0) -> str:
@@ -105,6 +114,23 @@ def attempts(evidence: Evidence) -> str:
         turn = f"{turn} → {number(after.expected_attempts)}"
         solved = f"{solved} → {percent(after.solved_within_r_max)}"
     return f"Attempts needed, at most {evidence.r_max}: {turn}; solved within {evidence.r_max}: {solved}"
+
+
+def subject(evidence: Evidence) -> str:
+    """Return what was measured on how much, in one line."""
+    what = f"model {evidence.model}" + (f", adapter {evidence.adapter}" if evidence.adapter else ", no adapter")
+    size = f"{evidence.specs} specifications in {groups(evidence)}, {evidence.samples_per_spec} sample(s) each"
+    return f"{what}; {size}; guard {evidence.guard}"
+
+
+def groups(evidence: Evidence) -> str:
+    """Return how many groups there are, in words."""
+    return many(evidence.groups, "group")
+
+
+def many(count: int, what: str) -> str:
+    """Return a count of something with a plain plural, in words."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def figures(evidence: Evidence) -> list[tuple[str, str, str]]:
@@ -150,6 +176,44 @@ def curves(evidence: Evidence) -> list[tuple[str, list[float]]]:
     return [(name, side.solved_by_attempt) for name, side in sides_ if side is not None]
 
 
+def attempt_rows(evidence: Evidence) -> list[list[str]]:
+    """Return the share solved by 1 .. R_max attempts: [attempts, base, candidate]."""
+    found = curves(evidence)
+    return [
+        [str(place + 1), *(percent(curve[place]) if curve else DASH for _, curve in found)]
+        for place in range(evidence.r_max)
+    ]
+
+
+def action_pair_columns(evidence: Evidence) -> list[str]:
+    """Return the columns of `action_pair_rows`."""
+    columns = ["action pair", "specifications", "groups", "base"]
+    return columns + (["candidate", "difference", "95 % interval", "sign-flip, Holm"] if evidence.candidate else [])
+
+
+def action_pair_rows(evidence: Evidence) -> list[list[str]]:
+    """Return the first attempts of each action pair; the test is adjusted for as many as were tested."""
+    rows = []
+    for row in evidence.by_action_pair:
+        cells = [row.action_pair_id, str(row.specs), str(row.groups), percent(row.base)]
+        if evidence.candidate is not None:
+            cells += [percent(row.candidate), points(row.difference), interval(row.low, row.high)]
+            cells.append(p_value(row.adjusted_p_value))
+        rows.append(cells)
+    return rows
+
+
+def changes(evidence: Evidence) -> str:
+    """Return how pairs differ, in one sentence; "" where only the base was measured."""
+    changed = evidence.changes
+    if changed is None:
+        return ""
+    return (
+        f"{changed.gained} first attempts gained, {changed.lost} lost, {changed.same} the same, "
+        f"{changed.no_verdict} without both verdicts; {changed.chains_changed} chains changed in any way."
+    )
+
+
 def cause_rows(evidence: Evidence) -> list[list[str]]:
     """Return rejected first attempts by cause: [cause, base, candidate], most frequent first."""
     before = evidence.base.failures
@@ -159,6 +223,41 @@ def cause_rows(evidence: Evidence) -> list[list[str]]:
     )
     rows = [[cause, str(before.get(cause, 0)), str(after.get(cause, 0))] for cause in causes]
     return rows if evidence.candidate else [row[:2] for row in rows]
+
+
+def drop_rows(dropped: Mapping[str, int] | None, dropped_rows: Mapping[str, int]) -> list[list[str]]:
+    """Return what was not trained on: [what, reason, count]."""
+    rows = [["selected item", reason, f"{count:,}"] for reason, count in (dropped or {}).items()]
+    return rows + [["row", reason, f"{count:,}"] for reason, count in dropped_rows.items()]
+
+
+def throughput(result: Mapping[str, Any], evidence: Evidence) -> list[list[str]]:
+    """Return how fast training and answering were: [what, tokens a second, of them …, seconds a step, seconds].
+
+    Args:
+        result: the training's own account; empty: not known.
+        evidence: what was measured; a model whose time or tokens nobody counted is left out.
+    """
+    found = result.get("stages")
+    stages = [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    stages = stages or ([result] if result else [])
+    rows = [_training_speed(stage, place, stages, result) for place, stage in enumerate(stages, 1)]
+    for name, side in zip(sides(evidence), (evidence.base, evidence.candidate), strict=False):
+        if side is not None and side.seconds and side.completion_tokens:
+            read = side.prompt_tokens
+            both = number((read + side.completion_tokens) / side.seconds, 0) if read is not None else DASH
+            written = number(side.completion_tokens / side.seconds, 0)
+            rows.append([f"answers, {name}", both, written, DASH, number(side.seconds, 0)])
+    return [row for row in rows if set(row[1:]) != {DASH}]
+
+
+def _training_speed(
+    stage: Mapping[str, Any], place: int, stages: Sequence[Mapping[str, Any]], result: Mapping[str, Any]
+) -> list[str]:
+    name = f"training, stage {place}: {stage.get('method', '?')}" if len(stages) > 1 else "training"
+    whole = result.get("seconds") if len(stages) == 1 else None  # a stage's own are not noted
+    paces = ((stage.get("tokens_per_second"), 0), (stage.get("completion_tokens_per_second"), 0))
+    return [name, *(number(*pace) for pace in (*paces, (stage.get("seconds_a_step"), 2), (whole, 0)))]
 
 
 def sides(evidence: Evidence) -> list[str]:
