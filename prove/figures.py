@@ -188,10 +188,34 @@ def rounds():
     shares = ", ".join("–" if share is None else f"{share:.0%}" for share in proof["first_attempts_in_collection"])
     rows += [
         "",
-        f"First attempts that passed at once in each round's own collection: {shares}. A candidate trained on shuffled "
-        f"completions, against the live adapter: {shuffled['state']}, {100 * shuffled['gain']:+.1f} points. One trained "
-        f"with a learning rate that rounds to nothing: {nothing['state']}, nothing sampled. Harmful candidates with "
-        f"replayed outcomes: {replayed['refused']} of {sum(replayed.values())} refused.",
+        f"First attempts that passed at once in each round's own collection: {shares}. A candidate trained on "
+        f"shuffled completions, against the live adapter: {shuffled['state']}, {100 * shuffled['gain']:+.1f} points. "
+        f"One trained with a learning rate that rounds to nothing: {nothing['state']}, nothing sampled. Harmful "
+        f"candidates with replayed outcomes: {replayed['refused']} of {sum(replayed.values())} refused.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def exports():
+    """Return how far each export is from base + adapter and from the bare base, and what a server said."""
+    proof = load("export")["result"]
+    rows = [
+        "| | prompts | same greedy continuation | largest difference of a logit | … from the bare base |",
+        "|---" * 5 + "|",
+    ]
+    for form, found in proof["exports"].items():
+        rows.append(
+            f"| `--to {form}` | {found['prompts']} | {found['identical_continuations']} | "
+            f"{found['adapter_difference']:.2g} | {found['base_difference']:.1f} |"
+        )
+    served = ", ".join(
+        f"{each['as_base_and_adapter']} of {each['asked']} answers of the {form} form"
+        for form, each in proof["served"].items()
+    )
+    rows += [
+        "",
+        f"`transformers serve`, asked by name in float32: {served} are those of base + adapter, none is the bare "
+        "base's.",
     ]
     return "\n".join(rows) + "\n"
 
@@ -203,6 +227,7 @@ PAGES = {
     "docs/rounds.md": {"kills": kills, "rounds": rounds},
     "docs/sandbox.md": {"hostile": hostile},
     "docs/servers.md": {"server": server},
+    "docs/serving.md": {"exports": exports},
     "docs/tutorial.md": {"tutorial": tutorial},
 }
 """Blocks by page; each stands between two comments of its name."""
