@@ -26,29 +26,52 @@ from guardlearn.report.ablation import UNEVEN
 from guardlearn.report.ablation_files import write_ablation
 from guardlearn.types import Side
 
-SEEDS = (0, 1)
-STEPS = 20
-"""Of the reference; the others get what the same time holds."""
 MORE_VALIDATION = 14
-"""Training families that this proof moves to its validation side."""
+"""Training families that these proofs move to their validation side."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What an ablation of the demo compares."""
+
+    names: tuple[str, ...] = ()
+    """Arms; none: the axis's usual ones."""
+    seeds: tuple[int, ...] = (0, 1)
+    steps: int = 20
+    """Of the reference; the others get what the same time holds."""
+    first_stage: float = AblationConfig().first_stage
+    views: tuple[str, ...] = DEMO_TRAINING.views
+
+
 AXES = {
-    "views": {"names": ("first_attempt", "repair", "both")},
-    "budget": {"names": ("25", "50", "100")},
-    "policy": {"names": ("refinement", "high_value")},
-    "retry_prompt": {"views": ("first_attempt", "repair")},
+    "views": Asked(names=("first_attempt", "repair", "both")),
+    "budget": Asked(names=("25", "50", "100")),
+    "policy": Asked(names=("refinement", "high_value")),
+    "retry_prompt": Asked(views=("first_attempt", "repair")),
 }
-"""Axis → its arms where not all, and what is trained otherwise than in the demo."""
 
 
 def run(work):
+    result = compare(work, AXES)
+    even = all(each is None or each <= UNEVEN for each in result["largest_deviation_of_wall_time"].values())
+    return result, even and result["the_same_when_run_again"] and result["readings_of_held_out"] == 0
+
+
+def compare(work, axes):
+    """Run ablations of the demo, each on its own axis, or go on with them; return what they came to."""
     model = demo_model()
     with ArtifactDAG.open_or_create(str(work / "runs.db")) as dag:
         by_side = place(dag)
         fill(dag, model, by_side)
-        found = {over: compared(dag, model, by_side, over, work / over) for over in AXES}
-        again = {over: compared(dag, None, by_side, over, work / over) for over in AXES}
+        found = {over: compared(dag, model, by_side, over, asked, work / over) for over, asked in axes.items()}
+        again = {over: compared(dag, None, by_side, over, asked, work / over) for over, asked in axes.items()}
         readings = len(dag.readings())
-    return account(found, again == found, readings)
+    return {
+        "ablations": found,
+        "largest_deviation_of_wall_time": {over: each["uneven"] for over, each in found.items()},
+        "the_same_when_run_again": again == found,
+        "readings_of_held_out": readings,
+    }
 
 
 def place(dag):
@@ -77,9 +100,9 @@ def fill(dag, model, by_side):
         collect(dag, by_side[Side.TRAIN], generator, house_style, renderer=renderer, r_max=R_MAX, on_progress=progress)
 
 
-def compared(dag, model, by_side, over, folder):
+def compared(dag, model, by_side, over, asked, folder):
     """Run the ablation over an axis, or go on with it; with no model, find it done."""
-    training = dataclasses.replace(DEMO_TRAINING, max_steps=STEPS, views=AXES[over].get("views", DEMO_TRAINING.views))
+    training = dataclasses.replace(DEMO_TRAINING, max_steps=asked.steps, views=asked.views)
 
     def opened(config, manifest):
         if model is None:
@@ -94,21 +117,10 @@ def compared(dag, model, by_side, over, folder):
     )
     sampled = {name: getattr(SAMPLING, name) for name in ("temperature", "max_new_tokens", "stop")}
     settings = AblationSettings(
-        ablation=AblationConfig(seeds=SEEDS), loop=LoopConfig(model="demo", **sampled), training=training
+        ablation=AblationConfig(seeds=asked.seeds, first_stage=asked.first_stage),
+        loop=LoopConfig(model="demo", **sampled),
+        training=training,
     )
-    asked = {"names": AXES[over].get("names", ()), "folder": folder, "stage": console.progress}
-    ablation = ablate(dag, settings, bench, over, **asked)
+    ablation = ablate(dag, settings, bench, over, asked.names, folder=folder, stage=console.progress)
     write_ablation(folder, ablation)
     return json.loads(json.dumps(msgspec.to_builtins(ablation)))
-
-
-def account(found, same_again, readings):
-    uneven = {over: each["uneven"] for over, each in found.items()}
-    result = {
-        "ablations": found,
-        "largest_deviation_of_wall_time": uneven,
-        "the_same_when_run_again": same_again,
-        "readings_of_held_out": readings,
-    }
-    even = all(each is None or each <= UNEVEN for each in uneven.values())
-    return result, even and same_again and readings == 0
