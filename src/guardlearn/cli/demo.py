@@ -45,7 +45,7 @@ def command(
         console.say(f"  note: {limit}")
     steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.seconds.items())
     console.say(f"seconds: {steps}; total {sum(result.seconds.values()):.0f}")
-    console.say(f"report: {folder / report.PAGE}")
+    console.say(f"report: {folder / report.PAGE}; its attempts: guardlearn ui {folder / 'runs.db'}")
 
 
 def _rounds(folder: Path, rounds: int, as_json: bool) -> None:

@@ -20,6 +20,7 @@ _NEEDS = {
     "PostgreSQL": (("psycopg",), "postgres"),
     "fan-out over machines": (("ray",), "ray"),
     "figures": (("matplotlib",), "report"),
+    "repositories in a browser": (("starlette", "uvicorn", "jinja2"), "ui"),
 }
 _UNSLOTH = ("unsloth", "unsloth_zoo", "bitsandbytes", "triton")
 
