@@ -45,13 +45,19 @@ def kill_at_step(python: str, job: Path, model: Path, step: int) -> bool:
 
 
 def kill_when(python: str, job: Path, model: Path, there: Callable[[Path], bool]) -> bool:
-    """Kill the trainer as soon as its job folder looks so; return whether it was there to be killed."""
+    """Kill the trainer as soon as its job folder looks so; return whether it was there to be killed.
+
+    What an earlier kill left does not count: it looks otherwise first, and then so.
+    """
+    before = there(job)
     process = start(python, job, model)
     ends = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < ends:
-        if there(job):
+        now = there(job)
+        if now and not before:
             kill(process)
             break
+        before = before and now
         time.sleep(0.0005)
     return _ended(process)
 
