@@ -41,6 +41,7 @@ def inside(project):
         yield project[0]
 
 
+@pytest.mark.slow
 def test_json_is_one_object_and_the_files_say_the_same(project):
     folder, done = project
     found = json.loads(done.stdout)

@@ -176,6 +176,7 @@ def test_fatal_and_missing_verdicts_are_counted_for_what_they_are(run):
 # -- the same time for all
 
 
+@pytest.mark.slow
 def test_arms_get_the_steps_that_the_same_time_holds(run, monkeypatch):
     monkeypatch.setenv("TRAINER_SECONDS", "0.05")
     found = run(settings=ablating.wanted({"max_steps": 8}, seeds=(0,)), timed=True)
@@ -188,6 +189,7 @@ def test_arms_get_the_steps_that_the_same_time_holds(run, monkeypatch):
     assert all(arm.passes == [round(arm.steps[0] / batches[arm.figures.name], 3)] for arm in found.arms)
 
 
+@pytest.mark.slow
 def test_without_a_number_of_steps_the_reference_takes_its_epochs(run, monkeypatch):
     monkeypatch.setenv("TRAINER_SECONDS", "0.05")
     settings = ablating.wanted({"max_steps": None, "epochs": 1.2, "views": ("first_attempt",)}, seeds=(0,))
@@ -195,6 +197,7 @@ def test_without_a_number_of_steps_the_reference_takes_its_epochs(run, monkeypat
     assert 9 <= found.arms[0].steps[0] <= 11  # 1.2 passes over 32 rows in batches of 4
 
 
+@pytest.mark.slow
 def test_two_stages_share_the_time(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TRAINER_SECONDS", "0.04")
     settings = ablating.wanted({"views": ("first_attempt",), "max_steps": 30}, seeds=(0,), first_stage=0.5)
@@ -217,6 +220,7 @@ def ablating_digest(name):
     return digest_text(name)[:8]
 
 
+@pytest.mark.slow
 def test_minutes_are_kept_to(run, monkeypatch):
     monkeypatch.setenv("TRAINER_SECONDS", "0.05")
     found = run(settings=ablating.wanted({"views": ("first_attempt",)}, seeds=(0,), minutes=0.02), timed=True)
@@ -224,6 +228,7 @@ def test_minutes_are_kept_to(run, monkeypatch):
     assert all(0.5 <= arm.wall_seconds[0] <= 3 for arm in found.arms)
 
 
+@pytest.mark.slow
 def test_a_time_that_holds_no_step_is_refused(run, monkeypatch):
     monkeypatch.setenv("TRAINER_SECONDS", "0.1")
     with pytest.raises(UsageError, match=r"minutes hold no step of arm 'both', which takes .* give more --minutes"):
@@ -423,6 +428,7 @@ def test_shares_that_hold_the_same_groups_are_refused(run):
 # -- kills
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_comes_to_the_same_records(target, tmp_path, tiny_model, monkeypatch):
     ablating.write_project(tmp_path, tiny_model, steps=30)
     trainer = ablating.write_trainer(tmp_path)
@@ -461,6 +467,7 @@ def test_killed_anywhere_it_comes_to_the_same_records(target, tmp_path, tiny_mod
 # -- for real
 
 
+@pytest.mark.slow
 def test_the_tiny_model_is_trained_and_measured(target, tmp_path, tiny_model, warm_starts):
     from guardlearn.generators import SamplingConfig, open_generator
 

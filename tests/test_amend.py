@@ -278,6 +278,7 @@ SCISSORS = "# ------------------------ >8 ------------------------"
 ODD = ["", "\n", "no end", "ends\n\n", "a\r\nb\r\n", SCISSORS, f"x\n{SCISSORS}\ny\n", f"{SCISSORS} z", "é \udc00 \0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("artifact", ODD)
 def test_what_is_not_edited_comes_back_to_the_byte_and_aborts(dag, command, monkeypatch, artifact):
     odd = dag.chain("Task 1", metadata={"spec_id": "s1"}, guard="word").record(artifact, False, "# say w1\n")

@@ -42,6 +42,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_stages_above_it(path):
     own = LAYERS.index(stage(path))

@@ -445,6 +445,7 @@ FIELDS = (
 ).split()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(FIELDS), json_values, min_size=1, max_size=4), st.booleans())
 def test_whatever_an_object_holds_every_other_one_is_read(tmp_path_factory, changes, by_history):

@@ -362,6 +362,7 @@ def guardlearn(python, *arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_commands_take_atomicguards_prompts(store, tiny_model, tmp_path, warm):
     web, rows = STORES / "sqlite_2_39_1" / "web.db", tmp_path / "rows.jsonl"
     done = guardlearn(warm.python, "extract", store.target, "--policy", "all", "--prompts", web, "-o", rows, "--json")

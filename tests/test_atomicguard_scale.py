@@ -91,6 +91,7 @@ def contents(dag):
     return items, placed, noted, dag.sides_digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provenance", ["links", "links+history"])
 @pytest.mark.parametrize("name", ["large", "fs_2_3_0", "fs_hostile"])
 def test_several_processes_change_nothing(tmp_path, store, name, provenance):
@@ -125,6 +126,7 @@ def test_where_no_process_can_be_started_objects_are_read_here(dag, monkeypatch,
     assert workers(os.getpid()) == []
 
 
+@pytest.mark.slow
 def test_the_order_is_parents_first_then_time_whatever_the_files_are_called(dag, store):
     assert import_atomicguard(dag, store).faults == []
     items = [item for item in dag.extract(order_by="seq")]
@@ -152,6 +154,7 @@ def test_a_reading_process_that_dies_ends_the_import_and_nothing_is_stored(dag, 
     assert (dag.count(), dag.imports()) == (0, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_and_a_kill_leave_no_process_and_no_half_import(tmp_path, store, how):
     into = tmp_path / "runs.db"
@@ -171,6 +174,7 @@ def test_ctrl_c_and_a_kill_leave_no_process_and_no_half_import(tmp_path, store, 
         assert dag.count() == MANY and dag.verify().problems == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_store(tmp_path):
     peaks = []
     few, many = (stores().write_store(tmp_path / str(count), count, seed=2) for count in (1_300, 3_900))
@@ -201,6 +205,7 @@ with ArtifactDAG.create(sys.argv[2]) as dag:
 """
 
 
+@pytest.mark.slow
 def test_an_import_takes_less_than_64_mib(tmp_path, store):
     command = [sys.executable, "-c", PEAK, str(store), str(tmp_path / "runs.db")]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -290,6 +295,7 @@ def test_an_object_that_changes_while_it_is_read_is_a_fault(dag, tmp_path):
     assert f"{changed.stem}: not read, it changed while it was read; import again" in report.faults
 
 
+@pytest.mark.slow
 def test_opening_a_folder_says_how_far_it_is_and_only_where_there_is_something_to_do(tmp_path, monkeypatch, store):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder, told = Path(shutil.copytree(store, tmp_path / "store")), []

@@ -91,6 +91,7 @@ def build(path):
         return sorted(schema, key=repr), settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["large", "fs_2_3_0", "fs_2_39_1", "fs_hostile", "real_2_3_0"])
 def test_a_side_file_holds_what_an_import_makes(cache, tmp_path, large, name):
     folder, runs = large if name == "large" else STORES / name, tmp_path / "runs.db"
@@ -106,6 +107,7 @@ def test_a_side_file_holds_what_an_import_makes(cache, tmp_path, large, name):
     assert build(side)[1] == [("wal",), (16384,)]
 
 
+@pytest.mark.slow
 def test_a_kill_while_it_is_made_leaves_nothing_in_use(cache, store):
     command = [sys.executable, "-c", f"from guardlearn import ArtifactDAG; ArtifactDAG.load({str(store)!r})"]
     for bytes_written in (1, 3_000_000):  # tables are made; many items are there
@@ -126,6 +128,7 @@ def test_a_kill_while_it_is_made_leaves_nothing_in_use(cache, store):
     assert not old.exists() and all(path.exists() for path in young)  # another process may be writing these
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(cache, store):
     with files_up_to(3_000_000), pytest.raises(RepositoryError, match=r"make room, then run the same command again"):
         ArtifactDAG.load(store)
@@ -238,6 +241,7 @@ _VALUE = st.recursive(
 )
 
 
+@pytest.mark.slow
 @example({"a": 0.00002, "b": "1"}, {})
 @example({"a": [1, -0.00003]}, {})
 @example({"a": [-1e22]}, {"temperature": 1e-7})

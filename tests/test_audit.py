@@ -77,6 +77,7 @@ def wrong_in(report, name):
 # -- an honest guard
 
 
+@pytest.mark.slow
 def test_an_honest_guard_passes_and_everything_was_tried(dag):
     fill(dag, house_style)
     before = dag.last_seq
@@ -187,6 +188,7 @@ def test_guards_that_accept_degenerate_artifacts_are_found_by_kind(dag, function
     assert all(each.artifact or each.kind in {"empty"} for each in report.findings if each.check == "degenerate")
 
 
+@pytest.mark.slow
 def test_a_guard_that_does_not_run_every_case_accepts_what_cannot_be_met(dag):
     class FirstCase(HouseStyle):
         name = "first_case"

@@ -97,6 +97,7 @@ def job(tiny_model, tmp_path):
 # Without a GPU
 
 
+@pytest.mark.slow
 def test_erratum_37_on_a_cpu_auto_trains_in_full_precision_or_bf16_and_never_imports_unsloth(job, tiny_model, site):
     done = python("-m", "guardlearn.training", job, "--model", tiny_model, **site)
     assert done.returncode == 0, done.stderr
@@ -108,6 +109,7 @@ def test_erratum_37_on_a_cpu_auto_trains_in_full_precision_or_bf16_and_never_imp
     assert "bitsandbytes" not in result["versions"]  # what is not installed has no version
 
 
+@pytest.mark.slow
 def test_erratum_37_with_every_package_there_and_no_gpu_auto_is_still_trl(site):
     code = (
         "from guardlearn.training import backends; import sys; print(backends.choose(), 'bitsandbytes' in sys.modules)"
@@ -164,6 +166,7 @@ def test_a_training_begun_with_one_backend_is_not_continued_with_another(job, ti
         train_job(job, tiny_model)
 
 
+@pytest.mark.slow
 def test_doctor_says_what_unsloth_lacks_and_the_command_without_importing_it(site):
     done = python("-m", "guardlearn", "doctor", "--json", **site)
     (row,) = [check for check in json.loads(done.stdout)["checks"] if check["what"] == "unsloth backend"]
@@ -177,6 +180,7 @@ def test_doctor_says_what_unsloth_lacks_and_the_command_without_importing_it(sit
 # With a pretended GPU
 
 
+@pytest.mark.slow
 def test_unsloth_is_imported_before_transformers_trl_and_peft(job, tiny_model, site):
     code = f"{GPU}from guardlearn.training.__main__ import main; raise SystemExit(main())"
     found = with_bitsandbytes(site) | {"UNSLOTH_FAILS": "1"}
@@ -188,6 +192,7 @@ def test_unsloth_is_imported_before_transformers_trl_and_peft(job, tiny_model, s
     assert not (job / ".training").exists()
 
 
+@pytest.mark.slow
 def test_where_transformers_came_first_auto_warns_and_unsloth_is_refused(site):
     code = f"""{GPU}import logging, transformers
 from guardlearn.training import backends
@@ -252,6 +257,7 @@ print(json.dumps({
 )
 
 
+@pytest.mark.slow
 def test_the_guides_functions_use_unsloth_as_the_guide_does(tiny_model, tmp_path, site):
     (tmp_path / "here").mkdir()
     done = subprocess.run(

@@ -97,6 +97,7 @@ def test_every_ingredient_can_be_taken_away_and_comes_back():
     assert {*arms.INGREDIENTS} - changed == {"threads", "environment"}
 
 
+@pytest.mark.slow
 def test_training_arms_take_turns_on_the_same_rows(tmp_path, tiny_model):
     from guardlearn.jobs import TrainingConfig, write_job
 
@@ -134,6 +135,7 @@ def test_a_job_without_rows_to_compare_is_one_line(tmp_path, tiny_model):
     )
 
 
+@pytest.mark.slow
 def test_three_ways_to_generate_agree_where_nothing_is_drawn(tmp_path, tiny_model):
     records = tmp_path / "records.json"
     command = [sys.executable, str(PROGRAM.with_name("generation.py")), "--model", str(tiny_model)]
@@ -150,6 +152,7 @@ def test_three_ways_to_generate_agree_where_nothing_is_drawn(tmp_path, tiny_mode
     assert "one by one: 6 of 6" in importlib.import_module("figures_models").generation(kept)
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_every_side(tmp_path):
     done = bench(
         *("--sizes", str(SIZE), "--rounds", "1", "--parts", "read"),

@@ -64,6 +64,7 @@ def test_operations_add_up_over_sequences_and_grow_with_each(first, second):
     assert step_flops(COSTS, [(2 * length, completion)]) > step_flops(COSTS, [(length, completion), (length, 0)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_ceiling_is_the_speed_of_a_large_product_and_is_measured_once(precision):
     found = matmul_ceiling(precision, "cpu")

@@ -182,6 +182,7 @@ def test_a_session_keeps_equal_conversations_apart(dag, log):
     assert {item.metadata["chain"] for item in dag.extract(everything())} == {"s0", "s1"}
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_importing_prefixes_of_a_log_gives_what_the_whole_log_does(tmp_path_factory, data):
@@ -452,6 +453,7 @@ def test_a_last_line_that_is_being_written_is_read_when_it_is_whole(dag, log):
     assert (import_chat(dag, path).new, dag.count(everything())) == (1, 4)
 
 
+@pytest.mark.slow
 def test_an_answer_of_fifty_megabytes(dag, log):
     big = "x" * 50_000_000
     assert import_chat(dag, log([{"messages": [user("q"), assistant(big)], "accepted": True}])).new == 1

@@ -72,6 +72,7 @@ def test_stats_counts_what_each_policy_selects(db):
     assert guardlearn("stats", db).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("from_nothing")
 def test_extract_writes_rows_and_says_what_it_dropped(db, tmp_path):
     out = tmp_path / "rows.jsonl"
@@ -181,6 +182,7 @@ def test_help_names_the_tables_of_guardlearns_toml():
     assert "[loop], [training] and [ablation] of guardlearn.toml" in said["ablate"]
 
 
+@pytest.mark.slow
 def test_every_command_has_help():
     listed = guardlearn("--help").stdout
     names = "demo init doctor collect amend audit import stats show verify backup upgrade redact extract train evaluate"
@@ -190,6 +192,7 @@ def test_every_command_has_help():
         assert done.returncode == 0 and "--json" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("from_nothing")
 def test_doctor_says_what_runs_here():
     found = json.loads(guardlearn("doctor", "--json").stdout)

@@ -76,6 +76,7 @@ def folder_of(tmp_path: Path, number: int) -> Path:
 # the registry
 
 
+@pytest.mark.slow
 def test_the_list_says_what_was_decided_and_what_is_live(typed: Callable[..., Said], db: str, tmp_path: Path) -> None:
     found = typed("adapters", db, "list", "--json").json
     assert [(row["name"], row["state"], row["live"]) for row in found["adapters"]] == [
@@ -102,6 +103,7 @@ def test_an_empty_registry_says_so(typed: Callable[..., Said], installed: Place)
     assert "no round yet" in typed("adapters", installed.target).err
 
 
+@pytest.mark.slow
 def test_show_gives_the_whole_record(typed: Callable[..., Said], db: str, tmp_path: Path) -> None:
     found = typed("adapters", db, "show", "round 2", "--json").json
     assert (found["name"], found["state"], found["item_ids"]) == ("me/2", "refused", [f"a{n}" for n in range(6)])
@@ -120,6 +122,7 @@ def test_diff_shows_only_what_differs(typed: Callable[..., Said], db: str) -> No
     assert "a3, a4, a5" in shown and "predicate" not in shown and "weighting.counts.traces" in shown
 
 
+@pytest.mark.slow
 def test_promote_and_rollback_by_hand(typed: Callable[..., Said], db: str, tmp_path: Path) -> None:
     assert typed("adapters", db, "promote", "2").code == 2  # without a reason
     done = typed("adapters", db, "promote", "2", "--reason", "a customer needs it", "--json").json
@@ -137,6 +140,7 @@ def test_promote_and_rollback_by_hand(typed: Callable[..., Said], db: str, tmp_p
     assert "edited by hand" in altered and typed("adapters", db, "rollback", "--to", "base").code == 2
 
 
+@pytest.mark.slow
 def test_prune_frees_what_nobody_needs(typed: Callable[..., Said], db: str, tmp_path: Path) -> None:
     assert typed("adapters", db, "prune", "--dry-run", "--json").json["removed"] == 0
     assert folder_of(tmp_path, 2).exists()
@@ -177,6 +181,7 @@ def test_rebuild_writes_the_job_again(
 # why and impact
 
 
+@pytest.mark.slow
 def test_why_tells_one_adapter_on_one_page(typed: Callable[..., Said], db: str, tmp_path: Path) -> None:
     with ArtifactDAG.load(db) as dag:
         dag.append_event("a1", "exclude")
@@ -222,6 +227,7 @@ def test_why_of_an_altered_or_missing_folder_is_told(typed: Callable[..., Said],
     assert "no adapter 'x1'" in typed("why", "x1", "--db", db).error
 
 
+@pytest.mark.slow
 def test_impact_lists_who_learned_from_it(typed: Callable[..., Said], db: str) -> None:
     with ArtifactDAG.load(db) as dag:
         fill(dag, [7], workflow_id="unused")
@@ -291,6 +297,7 @@ def signed(db: str, name: str) -> dict[str, int]:
     return {digest: made.count(digest) for digest in made}
 
 
+@pytest.mark.slow
 def test_promoted_is_a_model_name(
     typed: Callable[..., Said], collected: Callable[..., Said], db: str, tmp_path: Path
 ) -> None:
@@ -314,6 +321,7 @@ def test_promoted_of_a_new_repository_is_the_bare_base(collected: Callable[..., 
     assert signed("new.db", "t") == {"": 6}
 
 
+@pytest.mark.slow
 def test_promoted_that_cannot_be_used_is_one_line(
     typed: Callable[..., Said], collected: Callable[..., Said], db: str, tmp_path: Path
 ) -> None:
@@ -335,6 +343,7 @@ def test_promoted_that_cannot_be_used_is_one_line(
         assert dag.last_seq == before
 
 
+@pytest.mark.slow
 def test_of_several_learners_one_is_named(collected: Callable[..., Said], db: str, tmp_path: Path) -> None:
     with ArtifactDAG.load(db) as dag:
         folder = round_of(dag, tmp_path, 1, ["a0"], learner="other", seed=77)
@@ -343,6 +352,7 @@ def test_of_several_learners_one_is_named(collected: Callable[..., Said], db: st
     assert signed(db, "t") == {adapter_digest(folder): 3}
 
 
+@pytest.mark.slow
 def test_the_promoted_model_brings_its_base(
     typed: Callable[..., Said], collected: Callable[..., Said], db: str, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ def stored(folder):
         return {(item.metadata["spec_id"], item.facts.attempt): item.artifact for item in dag.extract()}
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_judged_and_the_same_command_continues(folder):
     process = start(folder)
     wait_until(lambda: len(judged(folder)) > 10)
@@ -98,6 +99,7 @@ def stuck(folder):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_no_guard_that_hangs(stuck):
     stuck.send_signal(signal.SIGINT)
     code, _, said = ended(stuck)
@@ -133,6 +135,7 @@ def here(folder, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_run_says_how_to_go_on_and_exits_with_0(folder, here):
     code, out, said = here("--budget-attempts", "20", "--json")
     assert code == 0, said
@@ -184,6 +187,7 @@ def test_progress_tells_rates(folder, here):
     assert "attempts/s" in said and "tokens/s" in said and "% accepted" in said and "chains settled" in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_evaluation_with_one_line_and_the_same_command_continues(folder):
     command = [
         sys.executable, "-m", "guardlearn", "evaluate", "specs.jsonl", "--guard", "collecting:guard", "--generator",

@@ -2,10 +2,13 @@
 
 from collections import Counter
 
+import pytest
+
 import collecting
 import killing
 
 
+@pytest.mark.slow
 def test_ten_kills_lose_what_was_in_flight_and_double_nothing(tmp_path):
     seen = Counter()
     with killing.nursery() as nursery:

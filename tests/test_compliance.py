@@ -44,6 +44,7 @@ def test_every_erratum_has_its_row():
     assert [row[0] for row in FAULTS] == re.findall(r"^(\d+b?)\. ", ERRATA, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", SECTIONS + FAULTS, ids=lambda row: row[0])
 def test_what_a_row_names_exists(row):
     for name in re.findall(r"`guardlearn\.(\w+(?:\.\w+)?)", row[2]):
@@ -66,6 +67,7 @@ def test_what_a_row_names_exists(row):
         assert test in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, reference
 
 
+@pytest.mark.slow
 def test_every_command_exists():
     import typer.main
 

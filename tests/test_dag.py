@@ -316,6 +316,7 @@ def test_extraction_sees_one_state_while_others_append(installed: Place) -> None
         assert dag.count() == 900
 
 
+@pytest.mark.slow
 def test_extraction_memory_does_not_grow(dag: ArtifactDAG) -> None:
     def peak(count: int) -> int:
         dag.append_many(attempt(n, n - 1 if n % 4 else None, artifact="x" * 20_000) for n in range(count))

@@ -69,6 +69,7 @@ print(json.dumps([peaks, problems, right]))
 """
 
 
+@pytest.mark.slow
 def test_artifacts_of_fifty_megabytes_are_held_a_few_at_a_time(tmp_path: Path) -> None:
     done = in_another_process(BIG, tmp_path / "runs.db")
     assert done.returncode == 0, done.stderr
@@ -77,6 +78,7 @@ def test_artifacts_of_fifty_megabytes_are_held_a_few_at_a_time(tmp_path: Path) -
     assert peaks["extract"] - peaks["before"] < 320, peaks  # one artifact is 50 MB, as text and as bytes; all are 300
 
 
+@pytest.mark.slow
 def test_an_artifact_of_fifty_megabytes_comes_back(installed: Place) -> None:
     text = "é\0" * 16_000_000 + "\ud800"
     with ArtifactDAG.load(installed.target) as dag:
@@ -229,6 +231,7 @@ def test_a_disk_that_fills_between_appends_keeps_what_was_acknowledged(tmp_path:
 # -- servers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TEST_POSTGRES_URL" in os.environ, reason="a server that was given is not killed")
 def test_a_server_that_crashes_in_the_middle_of_an_append_leaves_nothing_half_stored() -> None:
     """kill -9 of one of its processes makes PostgreSQL end all others and recover from its log."""

@@ -27,6 +27,7 @@ def flips(tmp_path_factory: pytest.TempPathFactory) -> flipping.Flipping:
     return flipping.Flipping(path)
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_found_or_means_nothing(flips: flipping.Flipping) -> None:
     chance = random.Random(11)
     every = list(flipping.places(flips.content, chance, by_page=4))

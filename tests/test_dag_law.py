@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 from databases import Files, Server, law
@@ -115,6 +116,7 @@ predicates = st.recursive(
 )
 
 
+@pytest.mark.slow
 @law(steps, st.lists(predicates, min_size=2, max_size=6), examples=EXAMPLES)
 def test_sql_and_matches_select_the_same_items(
     databases: Files | Server, history: list[Any], chosen: list[Predicate]
@@ -134,6 +136,7 @@ def test_sql_and_matches_select_the_same_items(
             assert dag.explain_drops(predicate) == _counts(reason for reason in reasons if reason)
 
 
+@pytest.mark.slow
 @law(steps, predicates, predicates, examples=EXAMPLES)
 def test_de_morgan(databases: Files | Server, history: list[Any], p: Predicate, q: Predicate) -> None:
     with repository(databases, history) as (dag, _, _):
@@ -147,6 +150,7 @@ def test_de_morgan(databases: Files | Server, history: list[Any], p: Predicate, 
         assert ids(~~p) == ids(p) == ids(and_(p, p)) == ids(or_(p, p))
 
 
+@pytest.mark.slow
 @law(steps, examples=EXAMPLES)
 def test_facts_and_histories_follow_from_items_and_events(databases: Files | Server, history: list[Any]) -> None:
     with repository(databases, history) as (dag, stored, noted):
@@ -171,6 +175,7 @@ def test_facts_and_histories_follow_from_items_and_events(databases: Files | Ser
         assert dag.verify().problems == []
 
 
+@pytest.mark.slow
 @law(st.lists(items(), max_size=20, unique_by=lambda item: item.id), st.integers(0, 20), examples=EXAMPLES // 2)
 def test_appending_many_is_appending_one_by_one(
     databases: Files | Server, given_items: list[RepositoryItem], cut: int

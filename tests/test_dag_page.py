@@ -33,6 +33,7 @@ def paged(dag: ArtifactDAG, predicate: Predicate, limit: int, **order: Any) -> l
     return rows
 
 
+@pytest.mark.slow
 @law(steps, predicates, st.integers(1, 5), st.sampled_from(["created_at", "seq"]), st.booleans(), examples=EXAMPLES)
 def test_pages_are_what_extract_yields_in_its_order(
     databases: Files | Server, history: list[Any], p: Predicate, limit: int, order_by: str, descending: bool
@@ -75,6 +76,7 @@ def large(sqlite_files: Files) -> Any:
         yield dag
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order_by", ["created_at", "seq"])
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("text", ["everything()", 'action_pair("rare")', 'status("accepted") & action_pair("rare")'])

@@ -99,6 +99,7 @@ IMMUTABLE = (
 ).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMMUTABLE)
 def test_the_database_refuses_every_change(filled: Place, name: str) -> None:
     table = metadata.tables[name]
@@ -193,6 +194,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "column"), CELLS, ids=[".".join(cell) for cell in CELLS])
 def test_an_altered_cell_is_found(filled: Place, name: str, column: str) -> None:
     table = metadata.tables[name]
@@ -203,6 +205,7 @@ def test_an_altered_cell_is_found(filled: Place, name: str, column: str) -> None
     assert tamper(filled, change.values({column: another(table.c[column], row[column])}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "says"),
     [

@@ -31,6 +31,7 @@ def in_another_process(script: str, *arguments: object) -> None:
     subprocess.run(command, check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_four_processes_append_while_a_reader_polls(installed: Place, tmp_path: Path) -> None:
     found = writing.run_writers(installed.target, tmp_path, writers=4, seconds=1)
     assert writing.intact(found), found

@@ -70,6 +70,7 @@ def _needs_the_wheel():
         pytest.skip(f"{demo.WHEEL} is not installed")
 
 
+@pytest.mark.slow
 def test_every_tensor_is_reported_and_every_file_has_its_digest(converted):
     folder, calls = converted
     assert calls == [(n, 272) for n in range(1, 273)]
@@ -93,6 +94,7 @@ def test_the_tokenizer_ends_where_the_chat_template_does(converted):
     assert tokenizer(prompt)["input_ids"].count(2) == 2  # <|im_end|> of the default system message and of the user's
 
 
+@pytest.mark.slow
 def test_the_model_answers_sensibly(converted):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

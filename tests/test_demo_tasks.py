@@ -96,6 +96,7 @@ def _evaluate(expression, names, arguments):
         return error
 
 
+@pytest.mark.slow
 def test_the_guard_accepts_the_stated_expression_everywhere():
     """The specification's own expression, in house style, passes; with an honest mistake it fails."""
     for spec in [spec for side in SIDES for spec in specifications(side)][::9]:

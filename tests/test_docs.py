@@ -72,6 +72,7 @@ def test_every_proof_on_file_held():
     assert [file.stem for file in files if json.loads(file.read_text())["holds"] is not True] == []
 
 
+@pytest.mark.slow
 def test_the_ten_line_program_runs(tmp_path, tiny_model, warm):
     shutil.copy(ROOT / "examples" / "log.jsonl", tmp_path)
     program = BLOCKS[0]
@@ -103,6 +104,7 @@ def test_an_agent_records_in_five_lines(tmp_path):
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_shown_exists_with_its_options(page):
     import typer.main

@@ -159,6 +159,7 @@ allow = ["cross"]  # this guard looks at no task
 SERVERS = {f"openai --model {model}": "replay --model answers.jsonl" for model in ("my-model", "qwen3")}
 
 
+@pytest.mark.slow
 def test_commands_over_a_small_repository(project):
     collected, audited = project.run(block("README.md", "guardlearn collect"), SERVERS)
     assert "16 chains" in collected and "degenerate" in audited
@@ -274,6 +275,7 @@ def test_the_line_of_the_log_is_one_of_the_log():
     assert stored["error"].startswith(shown["error"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_starts")
 def test_a_log_becomes_a_measured_adapter(folder, tiny_model):
     shutil.copy(ROOT / "examples" / "log.jsonl", folder.path)
@@ -314,6 +316,7 @@ def test_the_guard_of_the_log_tells_its_answers_apart(folder):
     assert len(accepted) == 69 and sum(accepted) >= 65
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_starts")
 def test_a_job_travels_to_another_machine_and_back(folder, tiny_model, warm):
     """Another folder is the other machine; `trl` trains in place of Unsloth, which needs a GPU."""

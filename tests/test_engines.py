@@ -384,6 +384,7 @@ def test_a_budget_of_nothing_is_refused(name):
         Budget(**{name: 0})
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_was_judged_and_waits_for_nothing():
     release, kept = threading.Event(), []
 
@@ -410,6 +411,7 @@ def test_stopping_keeps_what_was_judged_and_waits_for_nothing():
 # the engine by itself
 
 
+@pytest.mark.slow
 def test_closing_gives_up_what_waits_and_what_runs():
     begun, release = threading.Event(), threading.Event()
 

@@ -67,6 +67,7 @@ def untimed(path):
     return evidence
 
 
+@pytest.mark.slow
 def test_killed_twice_the_evidence_is_that_of_an_unbroken_run(folder, tiny_model, warm):
     process = start(warm.python, folder, tiny_model, "whole")
     assert process.communicate(timeout=600) and process.returncode == 0

@@ -212,6 +212,7 @@ def untimed(log):
     return sorted(json.dumps(row) for row in rows)
 
 
+@pytest.mark.slow
 @given(cut=st.floats(0, 1))
 @settings(max_examples=40, deadline=None)
 def test_a_log_torn_at_any_byte_goes_on_to_the_same_evidence(unbroken, tmp_path_factory, cut):
@@ -230,6 +231,7 @@ def test_a_finished_evaluation_asks_the_model_nothing(unbroken, tmp_path):
     assert asked == []
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_then_the_same_call_gives_the_same_evidence(unbroken, tmp_path):
     program = textwrap.dedent(
         f"""

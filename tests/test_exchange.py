@@ -77,6 +77,7 @@ def source(databases: Files | Server, tmp_path: Path):
         yield dag
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sqlite", "postgresql"])
 def test_a_copy_on_either_database_is_the_same(source, target, tmp_path, request):
     file = tmp_path / "runs.jsonl"
@@ -97,6 +98,7 @@ def test_a_copy_on_either_database_is_the_same(source, target, tmp_path, request
         assert [each.report.new for each in copy.imports()][:1] == [4]
 
 
+@pytest.mark.slow
 @law(steps, examples=30)
 def test_the_round_trip_loses_nothing(databases: Files | Server, history: list[Any]) -> None:
     import tempfile
@@ -144,6 +146,7 @@ def test_sides_here_stay(source, databases, tmp_path):
         assert other.verify().problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_what_is_near_another_side_here_is_set_aside(databases, tmp_path, same):
     task = "Write a function that reads a file of comma separated prices and returns their median, rounded to {} digits"

@@ -37,6 +37,7 @@ def filled(place: Place) -> Place:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order_by", ["created_at", "seq"])
 @pytest.mark.parametrize("text", ["refinement()", "everything()", "refinement() & ~recent(days=1)", None])
 def test_the_query_shown_selects_what_extract_yields(filled: Place, text: str | None, order_by: str) -> None:

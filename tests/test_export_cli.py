@@ -47,6 +47,7 @@ def run(*arguments):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["peft", "merged", "ollama"])
 def test_every_form_gives_one_json_object(tiny_model, adapter, tmp_path, to):
     done = run(adapter, "--to", to, "--model", tiny_model, "-o", tmp_path / "out", "--json")
@@ -58,6 +59,7 @@ def test_every_form_gives_one_json_object(tiny_model, adapter, tmp_path, to):
     assert "export: 0/" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number"), [("promoted", 1), ("promoted:me", 1), ("2", 2), ("round 1", 1), ("me/2", 2), ("digest", 2)]
 )
@@ -78,6 +80,7 @@ def test_a_registered_adapter_that_was_edited_is_refused(runs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -100,6 +103,7 @@ def test_a_repository_is_exported_as_before(runs, tmp_path):
     assert len((tmp_path / "all.jsonl").read_text().splitlines()) > 4
 
 
+@pytest.mark.slow
 def test_people_are_told_what_was_compared_and_what_a_server_needs(tiny_model, tmp_path, capsys):
     import msgspec
 

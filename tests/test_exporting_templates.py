@@ -102,6 +102,7 @@ def written(template, chat):
     return jinja2.Environment(keep_trailing_newline=True).from_string(template).render(messages=messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPRESSED)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(system=st.none() | TEXT, turns=TURNS, last=TEXT)

@@ -243,6 +243,7 @@ def test_trls_templating_gives_the_tokens_we_train(name, two_chains, tokenizer):
             assert tokenizer.decode(found[len(whole) :]) == "\n"  # the template's own, after the end token
 
 
+@pytest.mark.slow
 def test_trls_trainers_train_on_the_files(two_chains, tokenizer, tiny_model, tmp_path):
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM
@@ -366,6 +367,7 @@ def answer_of(name, row):
 STATUSES = st.lists(st.sampled_from([REJECTED, REJECTED, ACCEPTED, PENDING]), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(
     chains=st.lists(STATUSES, min_size=1, max_size=4),
     views=st.sampled_from([("first_attempt", "repair"), ("first_attempt",), ("repair",)]),

@@ -110,6 +110,7 @@ def test_merging(tiny_model, adapter, tmp_path):
     assert merge().agreement.prompts == 1
 
 
+@pytest.mark.slow
 def test_training_stops_with_one_line_and_the_same_command_continues(tiny_model, tmp_path, warm_starts):
     job = sample_job(tmp_path / "job", tiny_model, max_steps=2)
     before = names(job)
@@ -205,6 +206,7 @@ for size in range(200, 2000, 100):
 """
 
 
+@pytest.mark.slow
 def test_a_new_repository_is_whole_or_not_there(tmp_path):
     """A disk may have room for its tables, and none for noting in the file how others write to it."""
     spaces = (["unshare", "--mount"], ["unshare", "--mount", "--user", "--map-root-user"])
@@ -224,6 +226,7 @@ def _fails(command):
     return subprocess.run(command, capture_output=True, check=False).returncode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("commands_start_warm")
 def test_extracting_rows(db, tmp_path):
     out = tmp_path / "rows.jsonl"

@@ -115,6 +115,7 @@ def test_an_answer_depends_on_its_key_alone_not_on_its_batch(generator, tiny_mod
     assert texts_of(generator.generate(requests(seed=1))) != whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_temperature_zero_is_the_librarys_greedy_decoding(tiny_model, batch_size):
     from transformers import AutoModelForCausalLM
@@ -315,6 +316,7 @@ def test_sizes_called_steady_give_a_row_the_same_bits_anywhere(tiny_model):
                 assert torch.equal(layer(rows[None, :size])[0], expected[:size])
 
 
+@pytest.mark.slow
 def test_in_bfloat16_too_answers_do_not_depend_on_the_batch(tiny_model):
     whole = texts_of(TransformersGenerator(tiny_model, sampling=LIVELY, dtype="bfloat16").generate(requests()))
     for batch_size in (1, 3):

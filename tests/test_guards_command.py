@@ -50,6 +50,7 @@ EXITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "settings", "status", "cause", "words"), EXITS)
 def test_an_exit_code_becomes_a_verdict(script, settings, status, cause, words):
     guard = shell(script, **settings)
@@ -78,6 +79,7 @@ LIMITED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "limits", "cause", "words"), LIMITED)
 def test_over_a_limit_an_artifact_is_rejected(script, limits, cause, words):
     verdict = shell(script, limits=dataclasses.replace(SHORT, **limits))("x", context())

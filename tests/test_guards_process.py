@@ -48,6 +48,7 @@ def test_endless_code_is_killed(code):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_processor_time_is_limited_by_the_kernel():
     code = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
     result = run_limited(code, b"", Limits(wall_seconds=30.0), preload=["signal"])
@@ -132,6 +133,7 @@ TOGETHER = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a tree is only looked at on Linux")
 @pytest.mark.parametrize("use", TOGETHER)
 def test_what_a_tree_uses_together_is_limited(use):

@@ -168,6 +168,7 @@ def test_errors_are_told_in_the_order_of_their_places_and_counted():
     ]
 
 
+@pytest.mark.slow
 def test_patterns_beside_others_agree_with_the_library():
     """The keywords this package brings of its own say what jsonschema's say."""
     import jsonschema
@@ -203,6 +204,7 @@ def test_patterns_beside_others_agree_with_the_library():
             assert verdict.passed == library.is_valid(value), (schema, value, verdict.feedback)
 
 
+@pytest.mark.slow
 def test_what_would_take_for_ever_gives_no_verdict():
     verdict = JsonSchemaGuard(schema={"pattern": "^(a+)+$"})(json.dumps("a" * 50 + "b"), context())
     assert verdict.status is PENDING and "did not decide" in verdict.feedback
@@ -294,6 +296,7 @@ SQL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("artifact", "status", "cause", "words"), SQL, ids=lambda each: str(each)[:24])
 def test_sql_against_a_schema(tmp_path, artifact, status, cause, words):
     verdict = SqlGuard(schema=TABLES)(artifact.replace("{folder}", str(tmp_path)), context())

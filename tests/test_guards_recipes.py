@@ -74,6 +74,7 @@ RECIPES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "good", "wrong", "words"), RECIPES)
 def test_a_recipe_tells_right_from_wrong(project, name, good, wrong, words):
     if good is not None:

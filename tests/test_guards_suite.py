@@ -31,6 +31,7 @@ VERDICTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("artifact", "tests", "status", "cause", "words"), VERDICTS)
 def test_a_suite_judges_an_artifact(artifact, tests, status, cause, words):
     verdict = judged(artifact, {"test_answer.py": tests})

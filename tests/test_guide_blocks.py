@@ -67,6 +67,7 @@ def test_section_6_usage(dag):
     assert set(rows[0]["metadata"]) == {"source", "action_pair_id", "workflow_id", "retry_count", "item_id"}
 
 
+@pytest.mark.slow
 def test_section_9_usage_runs_as_it_stands(tmp_path, tiny_model, warm):
     """The `__main__` part alone, with our pipeline: default model name, policy and folder as the guide writes them."""
     usage = SECTIONS["9"][0].split("# Usage\n")[1]

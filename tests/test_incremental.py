@@ -225,6 +225,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 def test_killed_in_any_increment_the_same_program_ends_in_the_same_adapter(dag, tiny_model, tmp_path, warm):
     dag.append_many([item for number in range(6) for item in refinement(number)])
     dag.close()

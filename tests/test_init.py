@@ -53,6 +53,7 @@ def run(tmp_path, monkeypatch, capsys):
     sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sandbox.state().works, reason=f"no sandbox works here: {sandbox.state().reason}")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_new_project_collects_refines_and_passes_its_audit(run, tmp_path, kind):
@@ -145,6 +146,7 @@ def suite(folder: Path, files=SUITE) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sandbox.state().works, reason=f"no sandbox works here: {sandbox.state().reason}")
 def test_each_test_file_becomes_a_specification_that_brings_its_tests(run, tmp_path):
     suite(tmp_path / "suite")

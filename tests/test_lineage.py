@@ -38,6 +38,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
 # what ℛ says of a round
 
 
+@pytest.mark.slow
 def test_a_record_is_what_its_round_stored(dag: ArtifactDAG, tmp_path: Path) -> None:
     ids, found = fill(dag, range(6)), evidence(tmp_path / "measured")
     seq = dag.last_seq
@@ -107,6 +108,7 @@ def test_every_name_of_an_adapter_leads_to_it(
     assert lineage.find(dag, str(folders[0])).name == "me/1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -182,6 +184,7 @@ def remove(folder: Path) -> str:
     return f"there is none in {folder}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [edit_weights, edit_config, edit_manifest, spoil_manifest, remove])
 def test_an_adapter_edited_by_hand_is_refused(dag: ArtifactDAG, tmp_path: Path, harm: Any) -> None:
     ids = fill(dag, range(3))
@@ -271,6 +274,7 @@ def test_rollback_goes_to_what_was_live_before(dag: ArtifactDAG, tmp_path: Path)
             go_back(dag, name)
 
 
+@pytest.mark.slow
 @law(st.lists(st.sampled_from(["promote 1", "promote 2", "promote 3", "back"]), max_size=8), examples=12)
 def test_going_back_undoes_one_promotion_at_a_time(databases: Files | Server, moves: list[str]) -> None:
     """Against a stack: promoting puts on top, going back takes off."""

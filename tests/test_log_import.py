@@ -102,6 +102,7 @@ def test_the_same_file_again_is_nothing_new_and_a_grown_one_only_its_new_lines(d
     assert [entry.feedback for entry in retry.history] == ["wrong 1"]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_importing_prefixes_of_a_log_stores_each_attempt_once(tmp_path_factory, data):
@@ -313,6 +314,7 @@ def test_a_byte_order_mark_is_no_part_of_the_log(dag, tmp_path):
     assert import_log(dag, path, MAPPING).new == 5
 
 
+@pytest.mark.slow
 def test_progress_ends_at_the_number_of_attempts(dag, log):
     calls = []
     many = [line(number, 1, True) | {"at": number} for number in range(2500)]

@@ -324,6 +324,7 @@ def lines_of(files):
     return sorted(found)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_files_torn_at_any_byte_lead_to_the_same_figures(whole, tmp_path_factory, data):
@@ -371,6 +372,7 @@ while code != 0:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_again_and_again_then_the_same_figures(whole, tmp_path):
     program = PROGRAM.format(tests=__file__.rsplit("/", 1)[0], folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300)

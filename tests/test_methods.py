@@ -147,6 +147,7 @@ def test_weights_of_traces_are_weights_of_all_their_rows(dag, tiny_model, tmp_pa
 # What knows of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_job_is_made_again_byte_for_byte_though_verdicts_changed_since(dag, tiny_model, tmp_path, method):
     predicate = everything() if "kto" in method else "refinement"
@@ -209,6 +210,7 @@ def test_leakage_is_seen_of_a_specification_that_only_a_rejected_attempt_had(tin
         check_leakage([Specification(id="s", specification="Asked otherwise at first.")], manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rounds_plan_keeps_its_attempts_whatever_their_verdicts_are_later(dag, tiny_model, tmp_path, method):
     held_out = [Specification(id=f"h{n}", specification=f"Hold {n}.", group=f"h{n}") for n in range(12)]

@@ -280,6 +280,7 @@ def said_of(policy, trainer, rows):
         return trainer.objective.log_probabilities(policy, batch_of(trainer, rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sft_term", [0.0, 1.0])
 def test_training_dpo_moves_accepted_away_from_rejected(model, tmp_path, sft_term):
     policy, tokenizer = model

@@ -27,6 +27,7 @@ def one_thread():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.usefixtures("warm_starts")
 def test_a_repository_becomes_an_adapter_by_each_method(tiny_model, tmp_path, method):
@@ -47,6 +48,7 @@ def start(python, folder, model):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft+kto", "sft+dpo"])
 def test_killed_in_the_second_stage_it_goes_on_with_the_same_losses(tiny_model, tmp_path, method, warm, warm_starts):
     with fill(ArtifactDAG.create(tmp_path / "runs.db")) as dag:
@@ -81,6 +83,7 @@ def test_killed_in_the_second_stage_it_goes_on_with_the_same_losses(tiny_model, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_starts")
 def test_the_command_takes_a_method(tiny_model, tmp_path, capsys, monkeypatch):
     fill(ArtifactDAG.create(tmp_path / "runs.db")).close()
@@ -100,6 +103,7 @@ def test_the_command_takes_a_method(tiny_model, tmp_path, capsys, monkeypatch):
     assert "method 'ppo' is unknown" in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_incremental_loop_learns_from_rejections_too(tiny_model, tmp_path, method):
     model, tokenizer = load_model_for_training(str(tiny_model), 400, load_in_4bit=False)

@@ -73,6 +73,7 @@ def one_line(error):
     return text
 
 
+@pytest.mark.slow
 def test_a_fault_that_passes_is_met_with_another_try_and_answers_keep_their_order(opened):
     def fault(number, messages):
         return messages[0]["content"] if number == 1 else OK
@@ -90,6 +91,7 @@ def test_a_fault_that_passes_is_met_with_another_try_and_answers_keep_their_orde
     assert all(answer.latency_seconds > answer.seconds > 0 for answer in answers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -122,6 +124,7 @@ def test_a_server_that_is_not_there_is_named(opened):
     assert server.url in one_line(caught)
 
 
+@pytest.mark.slow
 def test_one_request_without_an_answer_costs_the_others_nothing(opened):
     def slowly(request):
         if asked_for(request) == "d":  # long after b was given up
@@ -183,6 +186,7 @@ def test_a_refused_setting_stops_at_once_but_a_refused_prompt_only_its_own_chain
     assert server.faults == {"400": 2, OK: 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_no_try_comes_before_the_server_wants_it(opened, form):
     with serving(FaultyServer(yes, fails("429"))) as server:
@@ -231,6 +235,7 @@ def test_no_more_requests_are_under_way_than_the_server_may_have(opened):
     assert server.most == 3 and len(server.asked) == 12
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_costs_each_further_request_one_try_until_it_is_back(opened):
     down = threading.Event()
     down.set()
@@ -263,6 +268,7 @@ def test_what_is_sent_is_what_the_settings_say(opened):
     assert sent[4]["stop"] == ["END"] and not {"seed", "max_tokens"} & set(sent[4])
 
 
+@pytest.mark.slow
 def test_what_is_stored_names_neither_key_nor_server(opened, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     generator = opened("http://user:password@localhost:1/v1", omit=("seed",), extra_body={"min_p": 0.1})

@@ -124,6 +124,7 @@ def complete(folder):
     return items
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("commands_start_warm")
 def test_through_every_fault_a_collection_comes_out_whole_and_says_how_it_was_made(folder):
     def fault(number, messages):
@@ -152,6 +153,7 @@ def test_through_every_fault_a_collection_comes_out_whole_and_says_how_it_was_ma
         assert kept["latency_seconds"] > kept["generation_seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("commands_start_warm")
 def test_a_server_that_goes_down_leaves_what_was_answered_and_the_same_command_goes_on(folder):
     with serving(FaultyServer(answer)) as server:
@@ -167,6 +169,7 @@ def test_a_server_that_goes_down_leaves_what_was_answered_and_the_same_command_g
     complete(folder)
 
 
+@pytest.mark.slow
 def test_killed_a_collection_asks_again_for_no_more_than_was_under_way(folder):
     with serving(FaultyServer(answer, seconds=0.1)) as server:
         configure(folder, server, concurrency=3)
@@ -182,6 +185,7 @@ def test_killed_a_collection_asks_again_for_no_more_than_was_under_way(folder):
     complete(folder)
 
 
+@pytest.mark.slow
 def test_a_refused_key_stops_a_collection_in_one_line_though_the_server_repeats_it(folder, here):
     with serving(FaultyServer(answer, lambda number, messages: "401")) as server:
         configure(folder, server)
@@ -197,6 +201,7 @@ def test_an_unknown_generator_is_refused_before_anything_is_made(folder, here):
     assert not (folder / "runs.db").exists()
 
 
+@pytest.mark.slow
 def test_base_and_adapter_on_a_server_are_paired_by_specification_and_the_evidence_says_so(folder, here):
     with serving(FaultyServer(answer, models=("base", "tuned"))) as server:
         server.fault = lambda number, messages: OK if server.faults[OK] < 30 else "503"
@@ -220,6 +225,7 @@ def test_base_and_adapter_on_a_server_are_paired_by_specification_and_the_eviden
     assert len(lines) - 1 == server.faults[OK]
 
 
+@pytest.mark.slow
 def test_an_adapter_whose_folder_is_named_is_checked_for_what_it_learned_from(folder, here):
     adapter = folder / "adapter"
     adapter.mkdir()

@@ -81,6 +81,7 @@ def command(server, tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_a_collection_holds_what_the_model_itself_answers_to_the_same_prompts(command, tuned_model, tmp_path):
     from transformers import AutoTokenizer
 

@@ -145,6 +145,7 @@ def test_implied_verdicts_and_none_never_override(dag):
 STATES = st.sampled_from([ArtifactStatus.ACCEPTED, ArtifactStatus.REJECTED, ArtifactStatus.PENDING])
 
 
+@pytest.mark.slow
 @law(st.lists(st.dictionaries(st.sampled_from("abcd"), STATES, min_size=1), min_size=1, max_size=4), examples=15)
 def test_the_last_verdict_of_a_source_is_the_status(databases, readings):
     with databases.repository() as dag:

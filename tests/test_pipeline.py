@@ -39,6 +39,7 @@ def db(imported, tmp_path):
     return shutil.copy(imported, tmp_path / "runs.db")
 
 
+@pytest.mark.slow
 def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model, warm):
     program = textwrap.dedent(f"""
         from guardlearn import ArtifactDAG, Side, run_training_pipeline
@@ -65,6 +66,7 @@ def test_the_guides_pipeline_runs_from_a_ten_line_file(db, tiny_model, warm):
     assert {row["weight"] for row in rows} == {0.5}
 
 
+@pytest.mark.slow
 def test_what_the_pipeline_returns_is_measured_with_its_own_prompts_and_not_on_its_own_data(
     db, tiny_model, warm_starts
 ):
@@ -103,6 +105,7 @@ def test_publishing_never_overwrites_what_is_no_adapter(tmp_path):
         read_manifest(tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_run_trains_and_measures_in_one_command(db, tiny_model, tmp_path, warm):
     (tmp_path / "rule.py").write_text(
         "from guardlearn import ArtifactStatus, Verdict\n"

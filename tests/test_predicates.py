@@ -58,6 +58,7 @@ predicates = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(predicates)
 @settings(max_examples=400, deadline=None)
 def test_text_form_round_trips(predicate: Predicate) -> None:

@@ -137,6 +137,7 @@ print(total, meter.result()["growth_mib"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_does_not_grow_with_what_is_stored(tmp_path):
     """90 MiB in attempts of one MiB, then many small ones: neither is ever in memory at once."""

@@ -268,6 +268,7 @@ def test_one_group_and_many_groups_are_drawn(tmp_path, count):
         assert "⋮" in reader.text and "30$" not in reader.figures[0]
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_page_comes_with_its_tables_and_the_command(evidence, tmp_path):
     (tmp_path / "evidence.json").write_text(report.to_json(evidence), encoding="utf-8")
     script = (
@@ -283,6 +284,7 @@ def test_without_matplotlib_the_page_comes_with_its_tables_and_the_command(evide
     assert "1 of 3" in reader.text and "Every group (37)" in reader.text
 
 
+@pytest.mark.slow
 def test_the_story_of_a_job_is_told(evidence, job, story):
     told = story(dropped={"held-out side: kept for measuring": 7})
     reader = Reader(report.html(evidence, story=told, limits=["Families are kin."]))
@@ -347,6 +349,7 @@ def test_erratum_32_the_coloured_tokens_are_exactly_what_the_trainer_takes_loss_
         assert row.weight == pytest.approx(expected["weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["naïve 🦜🏽 — δ\u200b", "\ta\r\nb\x0b\x85\u202e", "<|im_end|> & <b>\n", "\ufffd\n\ufffd"]
 )

@@ -104,6 +104,7 @@ def in_terminal(*arguments, folder):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("commands_start_warm")
 @pytest.mark.parametrize("arguments", [(), ("--format", "markdown"), ("--json",)], ids=["table", "markdown", "json"])
 def test_a_terminal_is_told_and_not_commanded(tmp_path, arguments):

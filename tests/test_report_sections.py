@@ -134,6 +134,7 @@ def test_odd_evaluations_have_a_page_and_markdown_without_empty_parts(name):
     assert "nan" not in written and "None" not in written
 
 
+@pytest.mark.slow
 def test_the_words_of_odd_evaluations_claim_nothing():
     def said(name):
         return " ".join(" ".join(samples.Words(report.html(evidence_of(*ODD[name]))).sections.values()).split())
@@ -212,6 +213,7 @@ def test_a_number_that_is_not_finite_is_refused(whole, tmp_path, number):
         report.load(tmp_path / "evidence.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["x", 3, [1], [{"a": None}], {"first": "x", "base": None}, None], ids=repr)
 def test_an_account_of_a_training_that_is_anybodys_is_told_as_far_as_it_goes(whole, odd):
     keys = ("host", "versions", "loss", "validation_loss", "stages", "seconds", "tokens_per_second", "steps")

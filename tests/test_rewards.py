@@ -122,6 +122,7 @@ def test_guards_run_at_once():
     assert guard_reward(waits, workers=3)(["p"] * 3, ["a"] * 3) == [1.0] * 3
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_the_loop_sandbox_and_limits_included():
     code = 'def f(x: int) -> int:\n    """Return a sum."""\n    {}\n'
     told = {"signature": "f(x: int) -> int", "cases": [[[1], 2]]}

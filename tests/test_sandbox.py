@@ -192,6 +192,7 @@ BOMBS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_each_limit_ends_the_whole_tree(bomb):
     code, limits, outcome = BOMBS[bomb]

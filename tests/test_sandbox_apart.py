@@ -239,6 +239,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_artifact_cannot_end_its_tests_well(ending):
     artifact, tests, cause = ENDINGS[ending]
@@ -246,6 +247,7 @@ def test_an_artifact_cannot_end_its_tests_well(ending):
     assert (done.passed, done.cause) == (False, cause), done.output
 
 
+@pytest.mark.slow
 def test_an_artifact_that_answers_nothing_is_ended_in_time():
     limits = dataclasses.replace(TEST_LIMITS, wall_seconds=8.0)
     began = time.monotonic()

@@ -51,6 +51,7 @@ def bwrap(folder: Path, script: str) -> str:
     return f"{folder}:/usr/bin:/bin"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

@@ -59,11 +59,13 @@ def test_the_set_is_large_enough():
     assert len(set(good())) == len(good()) >= 40
 
 
+@pytest.mark.slow
 def test_no_attack_is_accepted_and_no_good_artifact_rejected(tmp_path):
     tmp_path.chmod(0o755)
     check(judge(tmp_path, "house_style", [*quick(), *OF_THE_SLOW], len(good())), len(good()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs users to change to")
 def test_nor_for_a_user():
     found = judge_as_user("house_style", quick()[::2], 6)
@@ -77,6 +79,7 @@ AGAINST_TESTS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_nor_by_a_pytest_suite(tmp_path):
     tmp_path.chmod(0o755)
     check(judge(tmp_path, "tests", list(AGAINST_TESTS), 1), 1)

@@ -54,6 +54,7 @@ specs_strategy = st.lists(
 )
 
 
+@pytest.mark.slow
 @FEW
 @given(batches=st.lists(specs_strategy, max_size=5))
 def test_no_side_ever_changes_and_one_group_has_one_side(new_dag, batches):
@@ -72,6 +73,7 @@ def test_no_side_ever_changes_and_one_group_has_one_side(new_dag, batches):
     assert sum(dag.sides().values()) == len(known)
 
 
+@pytest.mark.slow
 @FEW
 @given(
     seeds=st.lists(st.integers(0, 10**6), min_size=1, max_size=12, unique=True),
@@ -96,6 +98,7 @@ def jaccard(one: str, other: str) -> float:
     return len(a & b) / len(a | b)
 
 
+@pytest.mark.slow
 @FEW
 @given(seeds=st.lists(st.integers(0, 10**6), min_size=10, max_size=15, unique=True), grouped=st.booleans())
 def test_ten_groups_fill_every_side(new_dag, seeds, grouped):
@@ -127,6 +130,7 @@ def test_a_specification_without_group_joins_its_neighbour_that_has_one(new_dag,
     assert dag.side_of(variant(text, 3)) is Side.HELD_OUT
 
 
+@pytest.mark.slow
 def test_a_shared_template_does_not_make_tasks_alike(new_dag):
     dag = new_dag()
     for number in range(120):  # one by one, as a recorder does

@@ -194,6 +194,7 @@ def test_every_command_and_option_is_shown_with_its_own_help():
                 assert " ".join(help_.split()) in " ".join(said.split()), (title, parameter.name)
 
 
+@pytest.mark.slow
 def test_every_table_of_the_settings_file_is_shown_as_it_is_read():
     assert set(tables.READERS) == set(settings.TABLES) - {"guards"}
     asked = set()

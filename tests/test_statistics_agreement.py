@@ -35,6 +35,7 @@ def test_mcnemar_agrees_with_statsmodels(gained, lost):
     assert statistics.mcnemar_exact(gained, lost) == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(P_VALUES)
 @settings(max_examples=20, deadline=None)
 def test_holm_agrees_with_statsmodels(values):

@@ -95,6 +95,7 @@ CHAINS = st.lists(
 )
 
 
+@pytest.mark.slow
 @law(CHAINS, examples=20)
 def test_intervals_are_those_of_the_statistics_over_single_chains(
     databases: Files | Server, drawn: list[tuple[list[str], str, str, str, int]]
@@ -220,6 +221,7 @@ def fill(dag: ArtifactDAG, passed: int, groups: int = 20, per_group: int = 5) ->
     dag.append_many(items)
 
 
+@pytest.mark.slow
 def test_a_fall_below_the_evidence_is_a_warning(dag: ArtifactDAG, installed: Place) -> None:
     fill(dag, passed=3)
     learn(dag, rate=0.77, low=0.70, high=0.84)

@@ -182,6 +182,7 @@ def linked(draw: st.DrawFn) -> list[Any]:
     return stored + draw(st.lists(events, max_size=4))
 
 
+@pytest.mark.slow
 @law(linked(), predicates, examples=EXAMPLES)
 def test_rows_are_what_a_count_of_single_items_gives(
     databases: Files | Server, history: list[Any], predicate: Predicate
@@ -196,6 +197,7 @@ def test_rows_are_what_a_count_of_single_items_gives(
                     check_row(row, expected[row.value, row.guard_version, row.week])
 
 
+@pytest.mark.slow
 @law(linked(), examples=EXAMPLES)
 def test_the_rows_of_each_axis_sum_to_the_total(databases: Files | Server, history: list[Any]) -> None:
     with repository(databases, history) as (dag, stored, _):
@@ -218,6 +220,7 @@ def judged(row: BreakdownRow) -> Counter:
 endings = st.sampled_from(["accepted", "cut", "fatal", "silent"])
 
 
+@pytest.mark.slow
 @law(st.lists(st.tuples(st.integers(0, 4), endings, st.booleans()), min_size=1, max_size=12), examples=EXAMPLES)
 def test_expected_attempts_are_those_of_the_evaluation(
     databases: Files | Server, plans: list[tuple[int, str, bool]]
@@ -329,6 +332,7 @@ def test_an_unknown_axis_names_the_known_ones(book: Notebook) -> None:
 # -- why a predicate selects what it does
 
 
+@pytest.mark.slow
 @law(
     st.lists(items() | events, min_size=1, max_size=22), st.lists(predicates, min_size=1, max_size=4), examples=EXAMPLES
 )
@@ -367,6 +371,7 @@ def test_the_account_goes_down_to_single_conditions(book: Notebook) -> None:
 T = datetime(2026, 1, 5, tzinfo=UTC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("predicate", "reason"),
     [
@@ -458,6 +463,7 @@ def test_stats_shows_every_axis_and_says_what_it_leaves_out(book: Notebook, path
     assert "expected attempts within 2: 2.00, so E[retries] is 1.00; solved by then: 100%" in text
 
 
+@pytest.mark.slow
 def test_stats_of_an_empty_repository_and_of_one_without_verdicts(book: Notebook, path: str) -> None:
     assert as_json("stats", path)["expected_attempts"] is None
     assert "0 items" in run("stats", path)
@@ -477,6 +483,7 @@ def test_stats_explains_a_selection(book: Notebook, path: str) -> None:
     assert 'refinement() & source("human")' in text and "written by source generator" in text
 
 
+@pytest.mark.slow
 def test_stats_shows_progress_only_when_it_takes_long(
     book: Notebook, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

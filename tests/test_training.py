@@ -61,6 +61,7 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_every_pass_trains_every_row_once_and_the_loss_falls(job, unbroken):
     folder, finished, progress = unbroken
     ids = {json.loads(line)["id"] for line in (job / "train.jsonl").read_text(encoding="utf-8").splitlines()}
@@ -93,6 +94,7 @@ def test_a_finished_job_returns_at_once(unbroken, tiny_model):
     assert (folder / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_continues_with_the_same_losses(
     job, unbroken, tiny_model, warm, warm_starts
 ):

@@ -88,6 +88,7 @@ def assert_learned_the_same(folder, alone):
     assert furthest(adapter(folder), adapter(alone)) < 1e-5
 
 
+@pytest.mark.slow
 def test_accelerate_launch_trains_the_same_adapter_and_one_process_writes(job, alone, tiny_model):
     folder = shutil.copytree(job, job.with_name("launched"))
     command = [sys.executable, *LAUNCH, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model)]
@@ -99,6 +100,7 @@ def test_accelerate_launch_trains_the_same_adapter_and_one_process_writes(job, a
     assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_batch_smaller_than_the_processes_are_many(tiny_model, tmp_path, warm, monkeypatch):
     one = sample_job(tmp_path / "one", tiny_model, batch_size=1, max_steps=3)
     two = shutil.copytree(one, tmp_path / "two")
@@ -108,6 +110,7 @@ def test_a_batch_smaller_than_the_processes_are_many(tiny_model, tmp_path, warm,
     assert said[1] == []
 
 
+@pytest.mark.slow
 def test_both_killed_they_continue_to_the_same_adapter(job, alone, tiny_model, warm, monkeypatch):
     folder = shutil.copytree(job, job.with_name("killed"))
     main, other = started(warm.python, folder, tiny_model, monkeypatch)
@@ -126,6 +129,7 @@ def test_both_killed_they_continue_to_the_same_adapter(job, alone, tiny_model, w
     assert_learned_the_same(folder, alone)
 
 
+@pytest.mark.slow
 def test_what_one_process_began_two_go_on_with(job, alone, tiny_model, warm, monkeypatch):
     folder = shutil.copytree(job, job.with_name("widened"))
     command = [warm.python, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model)]

@@ -11,6 +11,7 @@ from training_kills import MOMENTS, finish, kill_often, same_end, state
 SETTINGS = {"max_steps": 12, "learning_rate": 2e-3, "second_learning_rate": 1e-3, "batch_size": 4, "save_steps": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings", "seed"),
     [
@@ -41,6 +42,7 @@ def test_killed_at_three_random_steps_it_ends_in_the_same_bytes(tiny_model, tmp_
     assert told["resumed_at_step"] > 0 == expected["resumed_at_step"]
 
 
+@pytest.mark.slow
 def test_killed_while_it_saves_between_the_stages_and_at_the_end(tiny_model, tmp_path, warm):
     job = staged_job(tmp_path / "job", tiny_model, "sft+dpo", **SETTINGS | {"max_steps": 3, "save_steps": 1})
     unbroken = shutil.copytree(job, tmp_path / "unbroken")

@@ -74,6 +74,7 @@ def test_it_starts_at_the_parents_weights_with_a_fresh_optimiser(tiny_model, par
     assert json.loads((base / "result.json").read_text(encoding="utf-8"))["parent_adapter"] is None
 
 
+@pytest.mark.slow
 def test_it_learns_on_and_the_same_job_gives_the_same_adapter(job, tiny_model, parent, tmp_path):
     twin = shutil.copytree(job, tmp_path / "twin")
     before = adapter_digest(parent)
@@ -86,6 +87,7 @@ def test_it_learns_on_and_the_same_job_gives_the_same_adapter(job, tiny_model, p
     train_job(job, tiny_model)  # finished: nobody is asked for the parent any more
 
 
+@pytest.mark.slow
 def test_killed_it_continues_from_its_own_checkpoint_and_not_from_the_parent(
     job, tiny_model, parent, tmp_path, warm, warm_starts
 ):

@@ -257,6 +257,7 @@ def limited(python, what, megabytes, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the address space")
 def test_under_a_real_limit_the_same_losses_come_from_fewer_rows_at_once(tmp_path, warm):
     free = limited(warm.python, "head", 0, tmp_path / "free")
@@ -270,6 +271,7 @@ def test_under_a_real_limit_the_same_losses_come_from_fewer_rows_at_once(tmp_pat
     assert none["error"].startswith("out of memory in step 1 with one row at once (")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the address space")
 def test_under_a_real_limit_checkpointing_makes_room_for_a_row_that_is_too_much(tmp_path, warm):
     free = limited(warm.python, "layers", 0, tmp_path / "free")

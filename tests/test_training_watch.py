@@ -116,6 +116,7 @@ def failure(folder):
     return json.loads((folder / "failure.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_it_and_the_same_command_does_not_go_on(tiny_model, tmp_path, warm, warm_starts):
     job = sample_job(tmp_path / "job", tiny_model, max_steps=12, learning_rate=1e30, save_steps=1, warmup_ratio=0.5)
     line = refused(warm.python, job, tiny_model)
@@ -142,6 +143,7 @@ def test_a_loss_that_is_no_number_stops_it_and_the_same_command_does_not_go_on(t
     assert refused(warm.python, job, tiny_model) == line  # it started over, and came to the same end
 
 
+@pytest.mark.slow
 def test_losses_that_run_away_stop_it_with_the_weights_from_before_they_did(knowing, tmp_path):
     job = sample_job(tmp_path / "job", knowing, max_steps=40, learning_rate=1.0, save_steps=1, warmup_ratio=0.5)
     with pytest.raises(JobError, match=r"step \d+ of 40: the loss diverged: its mean over 8 steps is .*; the last "):
@@ -192,6 +194,7 @@ def overfitted(tiny_model, tmp_path_factory):
     return job
 
 
+@pytest.mark.slow
 def test_the_validation_loss_is_looked_at_every_few_steps_and_changes_nothing(overfitted, tiny_model, tmp_path):
     told = result(overfitted)
     looked = {line["step"]: line["validation_loss"] for line in metrics(overfitted) if "validation_loss" in line}
@@ -205,6 +208,7 @@ def test_the_validation_loss_is_looked_at_every_few_steps_and_changes_nothing(ov
     assert result(blind)["evaluations"] == {}
 
 
+@pytest.mark.slow
 def test_keeping_the_best_publishes_the_weights_of_the_lowest_validation_loss(overfitted, tiny_model, tmp_path):
     losses = {int(step): loss for step, loss in result(overfitted)["evaluations"].items()}
     lowest = min(losses, key=losses.get)

@@ -21,6 +21,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sandbox.state().works, reason=f"no sandbox works here: {sandbox.state().reason}")
 @pytest.mark.model
 def test_the_tutorial_runs_as_written(tmp_path):

@@ -48,6 +48,7 @@ def test_own_names_are_served_whatever_the_port(browser: Browser, host: str) -> 
     assert hosted(browser, host).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "127.0.0.1.evil.example:8765", "localhost.evil.example", "192.168.1.7", "", "[::1", "a@127.0.0.2",

@@ -34,6 +34,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_it_measures_every_page_and_leaves_nothing(tmp_path: Path) -> None:
     records = tmp_path / "records.json"
     records.write_text('{"sizes": {"other": 1}}', encoding="utf-8")

@@ -236,6 +236,7 @@ def test_a_wide_tree_and_huge_texts_make_no_huge_page(installed: Place) -> None:
         assert "288 more" in page(browser, "child 0").words
 
 
+@pytest.mark.slow
 @law(st.lists(items() | events, max_size=10), examples=15)
 def test_every_item_has_the_page_of_its_path(databases: Files | Server, history: list[Any]) -> None:
     """Whatever was stored, in whatever order, the page tells the path that ℛ tells."""

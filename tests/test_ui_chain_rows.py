@@ -94,6 +94,7 @@ def answers_of(row: dict[str, Any]) -> dict[str, str]:
     return {"completion": "imitated"}
 
 
+@pytest.mark.slow
 def test_without_a_model_rows_are_the_same_messages_and_no_library_is_loaded(
     sqlite_files: Files, tiny_model: Path
 ) -> None:

@@ -75,6 +75,7 @@ def refused(*arguments: str) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_told_to_end(db: Path, tmp_path: Path, number: int) -> None:
     before, program = db.read_bytes(), tmp_path / "browser"
@@ -97,6 +98,7 @@ def test_it_serves_until_it_is_told_to_end(db: Path, tmp_path: Path, number: int
     assert [path.name for path in db.parent.iterdir()] == [db.name]
 
 
+@pytest.mark.slow
 def test_a_long_query_does_not_keep_it(db: Path) -> None:
     """A count of so many combinations would take years."""
     with ArtifactDAG.load(db) as dag:
@@ -125,6 +127,7 @@ def _try(url: str) -> None:
         fetched(url)
 
 
+@pytest.mark.slow
 def test_others_need_the_token(db: Path) -> None:
     with started(str(db), "--port", "0", "--host", "0.0.0.0", "--read-only") as (process, said):
         url, _, token = said["url"].partition("/?token=")
@@ -136,12 +139,14 @@ def test_others_need_the_token(db: Path) -> None:
         assert errors.count(token) == 1 and "others can connect" in errors and "for reading only" in errors
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_one_line(db: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         line = refused(str(db), "--port", str(taken.getsockname()[1]))
     assert "Address already in use" in line and "--port" in line
 
 
+@pytest.mark.slow
 def test_what_is_no_repository_is_one_line(tmp_path: Path, db: Path) -> None:
     assert "does not exist" in refused(str(tmp_path / "none.db"))
     (tmp_path / "text").write_text("no database at all, but long enough for one" * 9, encoding="utf-8")
@@ -158,6 +163,7 @@ def test_a_missing_library_is_named(db: Path, tmp_path: Path) -> None:
     assert done.stderr.strip() == "guardlearn: the browser needs uvicorn; run: pip install 'guardlearn[ui]'"
 
 
+@pytest.mark.slow
 def test_an_atomicguard_folder_can_be_looked_at_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stores = Path(__file__).parent / "data" / "stores"
     folder = next(path.parent for path in sorted(stores.rglob("index.json")))

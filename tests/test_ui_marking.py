@@ -54,6 +54,7 @@ def mark(browser: Browser, **given: str) -> Answer:
     return browser.post("/mark", form | given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "word"), [("exclude", "excluded()"), ("review", "reviewed()")])
 def test_a_marked_chain_is_seen_by_predicates(browser: Browser, kind: str, word: str) -> None:
     answer = mark(browser, kind=kind)
@@ -79,6 +80,7 @@ def test_a_review_may_have_no_reason(browser: Browser) -> None:
     assert selected(browser, "reviewed()") == ["a2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -106,6 +108,7 @@ def test_what_is_missing_is_asked_for_and_nothing_is_lost(browser: Browser, give
         assert again.status == 200 and selected(browser, "excluded()") == ["a2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "status"), [({"id": "a2", "item": "nobody"}, 404), ({"seen": "x"}, 400), ({"seen": ""}, 400)]
 )

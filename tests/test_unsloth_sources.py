@@ -165,6 +165,7 @@ def test_the_adapters_sit_where_unsloth_and_the_guide_put_them(unsloth):
 # Importing it
 
 
+@pytest.mark.slow
 def test_erratum_37_importing_unsloth_without_a_gpu_raises_or_changes_the_trainers_settings(unsloth, zoo, tmp_path):
     environment = os.environ | {
         "PYTHONPATH": f"{unsloth.path}:{zoo.path}", "UNSLOTH_DISABLE_CPU_FALLBACK": "1", "CUDA_VISIBLE_DEVICES": "",

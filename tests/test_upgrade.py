@@ -91,6 +91,7 @@ def test_an_upgrade_keeps_everything_and_goes_on(old: Path) -> None:
     assert again.before == again.after == SCHEMA_VERSION
 
 
+@pytest.mark.slow
 def test_what_it_was_is_kept_beside_it(old: Path, tmp_path: Path) -> None:
     before = stored_version(old)
     done = guardlearn("upgrade", old, "--json")
