@@ -137,11 +137,11 @@ def _share_compiled(connection: sa.Connection) -> None:
 
 
 _LONGEST = (
-    "tutorial loop benchmarks training_distributed init engines_ray lineage stats_show dag_promises openai_collect "
-    "chat_import backends report formats export_served exporting methods methods_training training_kills "
-    "training_steps training_watch training_stages merging training evaluate_killed exchange dag_law "
-    "sandbox_hostile sandbox_apart incremental generators_transformers full_disk atomicguard "
-    "atomicguard_scale audit pipeline cli collect_kills dag_kills log_import dag_writers"
+    "first_adapter ui_browser tutorial loop benchmarks ablation training_distributed ui_command init engines_ray "
+    "lineage stats_show dag_promises openai_collect chat_import backends report formats export_served exporting "
+    "methods methods_training training_kills training_steps training_watch training_stages merging training "
+    "evaluate_killed exchange dag_law sandbox_hostile sandbox_apart incremental generators_transformers full_disk "
+    "atomicguard atomicguard_scale audit pipeline cli collect_kills dag_kills log_import dag_writers"
 ).split()
 
 
