@@ -607,6 +607,7 @@ def test_a_folder_is_read_again_only_where_it_changed(cache, copy):
     assert side_files(cache) == [made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", ["another content", "an object less", "another schema", "no database"])
 def test_a_side_file_that_no_longer_fits_is_made_anew(cache, copy, spoil):
     store = copy()

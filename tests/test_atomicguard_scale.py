@@ -66,6 +66,7 @@ def gone(pids, patience=10.0):
     return True
 
 
+@pytest.mark.slow
 def test_the_benchmarks_store_is_of_the_form_and_shape_it_says(store, tmp_path):
     text = (store / "index.json").read_text()
     assert json.dumps(json.loads(text), indent=2) == text
@@ -104,6 +105,7 @@ def test_several_processes_change_nothing(tmp_path, store, name, provenance):
     assert found[0][0].new == (MANY if name == "large" else found[0][0].read) > 0
 
 
+@pytest.mark.slow
 def test_a_large_store_is_read_by_processes_and_a_small_one_is_not(dag, store):
     seen = set()
 
@@ -229,6 +231,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [*FORMS, "nested", "another order", "cut short"])
 def test_an_index_of_any_form_says_the_same(tmp_path, form):
     spoiled = Path(shutil.copytree(STORES / "fs_hostile", tmp_path / "fs_hostile"))

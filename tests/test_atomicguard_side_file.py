@@ -137,6 +137,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(cache, store):
         assert dag.count() == MANY and dag.verify().problems == []
 
 
+@pytest.mark.slow
 def test_a_store_that_is_written_while_it_is_read_is_whole_the_next_time(cache, store):
     late = sorted(store.rglob("objects/*/*.json"))[-7:]
     kept = {path: path.read_bytes() for path in late}

@@ -170,6 +170,7 @@ def runs(artifact: str) -> tuple[bool, str]:
     return done.returncode == 0 and "def" in code, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "kinds", "not_kinds"),
     [
@@ -551,6 +552,7 @@ def test_a_table_that_is_wrong_is_one_line(project, command, text, message):
     assert code == 1 and message in said and len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_command_marks_and_rejudges(project, command, monkeypatch):
     monkeypatch.setenv("GUARDLEARN_ACTOR", "ada")
     with ArtifactDAG.load(project / "runs.db") as dag:

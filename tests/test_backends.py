@@ -129,6 +129,7 @@ def test_erratum_37_unsloth_without_cuda_is_one_line_and_begins_nothing(job, tin
     assert sorted({path.name for path in job.iterdir()} - {"train.log", ".lock", "failure.json"}) == before
 
 
+@pytest.mark.slow
 def test_a_job_that_asks_for_unsloth_says_the_same_and_trains_with_trl_all_the_same(tiny_model, tmp_path, warm_starts):
     job = sample_job(tmp_path / "job", tiny_model, max_steps=1, backend="unsloth")
     with pytest.raises(JobError, match=f"the unsloth backend lacks a CUDA device .*{COMMAND}"):

@@ -383,6 +383,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad", "said"), BAD, ids=[said for _, said in BAD])
 def test_a_line_that_is_no_conversation_is_named_and_all_others_are_read(dag, log, bad, said):
     good = {"messages": RETRIED, "accepted": True}
@@ -460,6 +461,7 @@ def test_an_answer_of_fifty_megabytes(dag, log):
     assert stored(dag)[big].status is ArtifactStatus.ACCEPTED
 
 
+@pytest.mark.slow
 def test_a_log_that_is_rewritten_while_it_is_read_is_not_taken(dag, log):
     def rewrite(done, total, note):
         if note == "reading":

@@ -154,6 +154,7 @@ def test_prune_frees_what_nobody_needs(typed: Callable[..., Said], db: str, tmp_
     assert folder_of(tmp_path, 3).exists()
 
 
+@pytest.mark.slow
 def test_rebuild_writes_the_job_again(
     typed: Callable[..., Said], installed: Place, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -216,6 +217,7 @@ def test_why_tells_one_adapter_on_one_page(typed: Callable[..., Said], db: str, 
     assert "this one" in typed("why", "promoted", "--db", db).out
 
 
+@pytest.mark.slow
 def test_why_of_an_altered_or_missing_folder_is_told(typed: Callable[..., Said], db: str, tmp_path: Path) -> None:
     weights = folder_of(tmp_path, 1) / "adapter_model.safetensors"
     was = adapter_digest(folder_of(tmp_path, 1))

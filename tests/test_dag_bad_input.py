@@ -180,6 +180,7 @@ for attempted in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_too", [True, False], ids=["file and folder", "folder only"])
 def test_a_folder_that_takes_nothing_can_be_read(file_too: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="guardlearn-") as name:

@@ -127,6 +127,7 @@ def test_a_server_that_goes_in_the_middle_of_an_append_leaves_nothing_half_store
         assert dag.verify().problems == []
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_half_stored(ready: Place) -> None:
     writer = (
         "import os, sys; sys.path[:0] = sys.argv[2:]; from test_dag_postgres import *\n"

@@ -50,6 +50,7 @@ def test_a_round_goes_through_its_steps_in_order(installed: Place) -> None:
         assert dag.verify().problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "round_", "state"),
     [

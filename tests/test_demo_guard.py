@@ -56,6 +56,7 @@ def test_right_answers_in_any_wrapping_are_accepted(answer):
     assert verdict.guard_version == house_style.version
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "cause", "words"),
     [

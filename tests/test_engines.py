@@ -88,6 +88,7 @@ def shape(attempts):
     return [(a.specification.id, a.sample, a.attempt, a.generation.text, a.verdict.status) for a in attempts]
 
 
+@pytest.mark.slow
 @given(
     chains=st.integers(1, 14),
     samples=st.integers(1, 2),
@@ -329,6 +330,7 @@ def test_a_budget_of_attempts_is_kept_to_the_last_one(attempts, lanes, batch):
         assert set(outcome.unfinished.values()) == {f"the budget of {attempts} attempts is used up"}
 
 
+@pytest.mark.slow
 @given(tokens=st.integers(1, 150), lanes=st.integers(1, 4), batch=st.integers(0, 2), prompts=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_a_budget_of_tokens_is_not_exceeded_by_more_than_was_in_flight(tokens, lanes, batch, prompts):

@@ -26,6 +26,8 @@ from guardlearn.types import GenerationRequest, GuardContext
 from rules import WordGuard, guard, specification
 from test_engines import Draws, Slow, shape
 
+pytestmark = pytest.mark.slow
+
 SPECS = [specification(n) for n in range(20)]
 
 
@@ -70,7 +72,6 @@ def stored(dag):
     }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_two_generators_collect_what_the_local_engine_collects(tmp_path):
     judge = Slow(0.001)
     with ArtifactDAG.create(tmp_path / "here.db") as here:
@@ -91,7 +92,6 @@ def test_it_measures_what_the_local_engine_measures(tmp_path):
     assert there.candidate.first_attempt.rate == 1.0
 
 
-@pytest.mark.slow
 def test_the_command_collects_on_a_cluster(tmp_path, monkeypatch, capsys):
     collecting.prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -134,7 +134,6 @@ class Mortal(ReplayGenerator):
         return given
 
 
-@pytest.mark.slow
 def test_a_generator_and_a_guard_that_die_are_asked_again_for_what_they_did_not_answer(tmp_path):
     seen, pid, judge = [], tmp_path / "pid", Deadly(str(tmp_path))
 
@@ -172,7 +171,6 @@ def broken():
     raise ModelError("no model folder at x")
 
 
-@pytest.mark.slow
 def test_expected_errors_arrive_as_they_were_raised():
     with pytest.raises(ModelError, match=r"^no model folder at x$"):
         engine(broken)
@@ -207,7 +205,6 @@ def test_closing_waits_for_nobody(cluster):
         future.result(30)
 
 
-@pytest.mark.slow
 def test_an_audit_finds_there_what_it_finds_here(tmp_path):
     config = AuditConfig(repeat=2, degenerate=(" ".join(f"w{n}" for n in range(20)),))
     with ArtifactDAG.create(tmp_path / "runs.db") as dag, engine(None) as running:

@@ -310,6 +310,7 @@ def test_a_single_step_trains_and_a_second_training_is_like_the_first(tiny_model
     assert any(bool((fresh[name] != weight).any()) for name, weight in adapter_weights(model).items())
 
 
+@pytest.mark.slow
 def test_erratum_38_the_order_of_rows_is_seeded(trained):
     rows = [guide_row(f"x = {number}", number=number) for number in range(6)]
     orders = [[step.rows for step in trained(rows, max_steps=3, seed=seed)[0]] for seed in (1, 1, 2)]

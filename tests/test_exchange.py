@@ -117,6 +117,7 @@ def test_the_round_trip_loses_nothing(databases: Files | Server, history: list[A
             assert contents(copy) == contents(dag)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_taken_and_a_clash_is_named(source, databases, tmp_path):
     with databases.repository() as other:
         import_repository(other, tmp_path / "runs.jsonl")
@@ -167,6 +168,7 @@ def test_what_is_near_another_side_here_is_set_aside(databases, tmp_path, same):
         assert other.verify().problems == []
 
 
+@pytest.mark.slow
 def test_an_edited_or_shortened_file_is_said_to_be_so(source, databases, tmp_path):
     lines = (tmp_path / "runs.jsonl").read_bytes().splitlines(keepends=True)
     at = next(n for n, line in enumerate(lines) if b'"id":"b"' in line)
@@ -199,6 +201,7 @@ def test_lines_in_another_order_are_noticed(source, databases, tmp_path):
         assert len(faults) == 1 and "in another order" in faults[0]
 
 
+@pytest.mark.slow
 def test_the_commands(source, tmp_path, databases):
     with databases.new() as place:
         imported = CliRunner().invoke(app, ["import", str(tmp_path / "runs.jsonl"), "--into", place.target, "--json"])

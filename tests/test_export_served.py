@@ -14,6 +14,8 @@ from guardlearn.generators import OpenAISettings, SamplingConfig
 from guardlearn.types import GenerationRequest
 from served import transformers_serve
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [
     ({"role": "user", "content": f"Write the function number {n}."},) for n in range(3)
 ] + [({"role": "system", "content": "Reply with code only."}, {"role": "user", "content": "Say hello"})]  # fmt: skip
@@ -48,7 +50,6 @@ def no_key(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_key")
 @pytest.mark.parametrize("name", ["merged", "whole"])
 def test_a_server_answers_by_the_exports_name_as_base_and_adapter_do(place, tiny_model, name):
@@ -70,7 +71,6 @@ def test_a_peft_folder_without_its_base_is_not_served(place, tiny_model):
     assert served(url, "merged", tiny_model)  # it lives on
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_key")
 def test_the_commands_that_docs_show_as_run_here_serve_what_they_say(tiny_model, tmp_path, monkeypatch, capsys):
     """The lines of docs/serving.md between its markers, with the demo's model and adapter taken by the tiny one."""

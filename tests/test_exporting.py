@@ -24,6 +24,8 @@ from guardlearn.exporting.peft import plain_config, vllm_notes
 from guardlearn.prompts import encode_prompt
 from small_loras import write_pairs
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter_model.safetensors"
 QUERY = "model.layers.0.self_attn.q_proj"
 
@@ -68,7 +70,6 @@ def wanted(tiny_model, adapter):
 # What another program loads
 
 
-@pytest.mark.slow
 def test_a_peft_folder_on_its_base_is_base_and_adapter(tiny_model, exports, wanted):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -195,7 +196,6 @@ def test_a_gguf_adapter_holds_llama_cpps_names_shapes_and_scale(adapter, exports
         assert torch.equal(tensors[f"blk.{layer}.ffn_down.weight.lora_b"], weights[f"{down}B.weight"])
 
 
-@pytest.mark.slow
 @pytest.mark.model
 def test_query_rows_are_ordered_as_llama_cpps_own_converter_orders_them(tmp_path):
     """An adapter with A = 1 and B = W, for a W of the demo's model, whose GGUF was made by llama.cpp itself."""
@@ -455,7 +455,6 @@ def cut_gguf(folder):
     (folder / "adapter.gguf").write_bytes(data[:200])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "options", "act", "match"),
     [

@@ -151,6 +151,7 @@ def test_settings_outside_their_range_are_refused(wrong):
 OUTCOMES = st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=4), min_size=2, max_size=12)
 
 
+@pytest.mark.slow
 @given(OUTCOMES, st.integers(1, 5), st.randoms(use_true_random=False))
 @settings(deadline=None)
 def test_the_decision_depends_on_neither_names_nor_order(groups, look, order):
@@ -180,6 +181,7 @@ def simulated(drawn, groups, base, gain, per_group=4):
     return paired(steps.tolist())
 
 
+@pytest.mark.slow
 def test_useless_candidates_are_seldom_promoted():
     """600 nulls: at most alpha + 3.3 standard errors; 10 000 are in `make prove`."""
     drawn = np.random.default_rng(11)

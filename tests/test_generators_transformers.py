@@ -105,6 +105,7 @@ def test_top_k_and_top_p_leave_only_the_likeliest(top_k, top_p, allowed):
 # -- the answers -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_answer_depends_on_its_key_alone_not_on_its_batch(generator, tiny_model):
     whole = texts_of(generator.generate(requests()))
     assert len(set(whole)) == len(TEXTS)

@@ -39,6 +39,7 @@ def test_its_folder_is_writable_small_and_gone_afterwards():
     assert "File too large" in printed("try: open('a', 'w').write('x' * 10**6)\nexcept OSError as e: print(e)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code", ["while True: pass", "import time\ntime.sleep(60)", "import os\nos.close(1)\nwhile True: pass"]
 )

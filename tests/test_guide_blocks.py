@@ -84,6 +84,7 @@ def test_section_9_usage_runs_as_it_stands(tmp_path, tiny_model, warm):
     assert (tmp_path / "codebase_specialist" / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_section_9_the_guides_own_pipeline_runs_on_our_functions(dag, tmp_path, tiny_model, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "guide"}

@@ -82,6 +82,7 @@ def learn(dag, model, tokenizer, folder, **options):
     return incremental_training_loop(dag, model, tokenizer, **given | options)
 
 
+@pytest.mark.slow
 def test_three_increments_while_items_arrive_lose_none_and_train_none_twice(dag, tiny_model, tmp_path):
     for number in range(6):
         dag.append_many(refinement(number))
@@ -112,6 +113,7 @@ def test_three_increments_while_items_arrive_lose_none_and_train_none_twice(dag,
     assert parents == ["", *(each.adapter_digest for each in result.checkpoints[:-1])]
 
 
+@pytest.mark.slow
 def test_erratum_41_a_late_verdict_and_items_of_one_moment_are_seen(dag, tiny_model, tmp_path):
     dag.append_many([item for number in range(3) for item in refinement(number, at=5)])
     dag.append_many(refinement(9, PENDING, at=1))
@@ -134,6 +136,7 @@ def test_erratum_42_the_checkpoint_points_at_the_last_item_trained(dag, tiny_mod
     assert datetime.fromisoformat(found["timestamp"]).tzinfo is not None
 
 
+@pytest.mark.slow
 def test_erratum_43_checkpoints_live_in_the_repository_by_learner(dag, tiny_model, tmp_path, monkeypatch):
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")

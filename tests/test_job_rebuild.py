@@ -267,6 +267,7 @@ def histories(draw):
     return list(zip(chains, groups, strict=True)), draw(st.lists(event, max_size=8))
 
 
+@pytest.mark.slow
 @law(histories(), examples=20)
 def test_traces_are_read_again_as_they_were_whatever_happens_to_their_chains(databases, drawn):
     chains, later = drawn

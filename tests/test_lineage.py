@@ -59,6 +59,7 @@ def test_a_record_is_what_its_round_stored(dag: ArtifactDAG, tmp_path: Path) -> 
     assert record.planned_at is not None and record.decided_at is not None and record.planned_at <= record.decided_at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["planned", "extracted", "trained", "measured", "refused"])
 def test_a_round_is_told_as_far_as_it_came(dag: ArtifactDAG, tmp_path: Path, end: str) -> None:
     round_of(dag, tmp_path, 1, fill(dag, range(3)), end)

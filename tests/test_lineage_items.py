@@ -151,6 +151,7 @@ ASKED = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @law(NUMBERS, ASKED, examples=15)
 def test_impact_is_what_a_walk_over_every_chain_finds(
     databases: Files | Server, learned: list[set[int]], asked: str

@@ -37,7 +37,7 @@ from guardlearn.loop.results import RoundResult
 from guardlearn.loop.rounds import abandon, run_round
 from guardlearn.types import OnProgress
 
-pytestmark = pytest.mark.usefixtures("warm_starts")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_starts")]
 
 
 class Project:
@@ -123,7 +123,6 @@ def anywhere(place: Place, tmp_path: Path, tiny_model: Path) -> Project:
 ALL = ["planned", "extracted", "trained", "measured"]
 
 
-@pytest.mark.slow
 def test_a_better_candidate_goes_live(anywhere: Project) -> None:
     looping.collect(anywhere.target, [f"a{n}" for n in range(6)])
     looping.collect(anywhere.target, ["v0", "v1"], side="validation")
@@ -144,7 +143,6 @@ def test_a_better_candidate_goes_live(anywhere: Project) -> None:
     anywhere.verified()
 
 
-@pytest.mark.slow
 def test_an_equal_candidate_does_not_and_the_live_one_stays(project: Project) -> None:
     looping.collect(project.target, [f"a{n}" for n in range(6)])
     first = project.decided()
@@ -159,7 +157,6 @@ def test_an_equal_candidate_does_not_and_the_live_one_stays(project: Project) ->
     project.verified()
 
 
-@pytest.mark.slow
 def test_a_harmful_one_is_refused(project: Project) -> None:
     project.write(base=8, adapted=2)
     looping.collect(project.target, [f"a{n}" for n in range(6)])
@@ -168,7 +165,6 @@ def test_a_harmful_one_is_refused(project: Project) -> None:
     assert project.live() == ""
 
 
-@pytest.mark.slow
 def test_one_that_changes_nothing_is_refused_before_anything_is_sampled(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +181,6 @@ def test_one_that_changes_nothing_is_refused_before_anything_is_sampled(
     assert project.decided().look == 1  # nothing was looked at
 
 
-@pytest.mark.slow
 def test_a_round_waits_for_enough_new_traces(project: Project) -> None:
     assert isinstance(project.run(), Waiting)
     looping.collect(project.target, ["a0", "a1", "a2"])
@@ -196,7 +191,6 @@ def test_a_round_waits_for_enough_new_traces(project: Project) -> None:
     assert project.decided().new_traces == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", ["extract", "train", "measure"])
 def test_what_lands_meanwhile_is_the_next_rounds(anywhere: Project, step: str) -> None:
     """Items of two writers at once and a late verdict, appended while a step runs; on both databases."""
@@ -233,7 +227,6 @@ def _pending(item: Any) -> Any:
     return msgspec.structs.replace(item, status="pending")
 
 
-@pytest.mark.slow
 def test_two_loops_do_not_collide(anywhere: Project) -> None:
     looping.collect(anywhere.target, [f"a{n}" for n in range(6)])
     refused: list[str] = []
@@ -249,7 +242,6 @@ def test_two_loops_do_not_collide(anywhere: Project) -> None:
     assert [state for _, state in anywhere.steps()] == [*ALL, "promoted"]
 
 
-@pytest.mark.slow
 def test_killed_rounds_go_on_to_their_one_result(
     databases: Files | Server, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +252,6 @@ def test_killed_rounds_go_on_to_their_one_result(
     assert seen["killed"] == 10 and seen["rounds"] >= 2
 
 
-@pytest.mark.slow
 def test_a_begun_round_keeps_its_settings(project: Project) -> None:
     looping.collect(project.target, [f"a{n}" for n in range(6)])
 
@@ -278,7 +269,6 @@ def test_a_begun_round_keeps_its_settings(project: Project) -> None:
     assert "90.0 points" in checks["superiority"]["needed"]
 
 
-@pytest.mark.slow
 def test_a_begun_round_samples_as_it_was_planned(project: Project) -> None:
     looping.collect(project.target, [f"a{n}" for n in range(6)])
     interrupted_at(project, "measure")
@@ -297,7 +287,6 @@ def test_a_begun_round_samples_as_it_was_planned(project: Project) -> None:
     assert wanted.loop.temperature == 1.5 and asked == [(0.7, 1)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -350,7 +339,6 @@ def test_other_held_out_specifications_stop_a_begun_round(project: Project) -> N
         project.run()
 
 
-@pytest.mark.slow
 def test_a_round_can_be_given_up(project: Project) -> None:
     looping.collect(project.target, [f"a{n}" for n in range(6)])
     with ArtifactDAG.load(project.target) as dag, pytest.raises(UsageError, match="no round under way"):
@@ -386,7 +374,6 @@ def test_a_held_out_set_that_can_show_nothing_is_refused_before_training(
     assert project.steps() == []
 
 
-@pytest.mark.slow
 def test_a_repository_behind_its_loop_is_refused(project: Project) -> None:
     """Restored from a backup (Definition 15)."""
     looping.collect(project.target, [f"a{n}" for n in range(6)])
@@ -398,7 +385,6 @@ def test_a_repository_behind_its_loop_is_refused(project: Project) -> None:
     assert project.steps() == []
 
 
-@pytest.mark.slow
 def test_an_adapter_edited_before_the_decision_is_not_promoted(project: Project) -> None:
     looping.collect(project.target, [f"a{n}" for n in range(6)])
 
@@ -412,7 +398,6 @@ def test_an_adapter_edited_before_the_decision_is_not_promoted(project: Project)
     assert project.live() == ""
 
 
-@pytest.mark.slow
 def test_continuing_trains_on_what_the_live_one_has_not_learned(project: Project) -> None:
     project.write(more='mode = "continue"\n[loop.weighting]\nreplay = 0.5\n')
     looping.collect(project.target, [f"a{n}" for n in range(6)])
@@ -427,7 +412,6 @@ def test_continuing_trains_on_what_the_live_one_has_not_learned(project: Project
     assert manifest["parent_adapter"] == first.adapter_digest
 
 
-@pytest.mark.slow
 def test_a_failed_training_says_how_to_end_the_round(project: Project) -> None:
     looping.collect(project.target, [f"a{n}" for n in range(6)])
     project.trainer.write_text("#!/bin/sh\necho 'error: the loss is nan' >&2\nexit 1\n")
@@ -449,7 +433,6 @@ def test_dry_run_says_what_a_round_could_show(project: Project) -> None:
     assert not (project.folder / "rounds").exists()
 
 
-@pytest.mark.slow
 def test_watching_ends_when_rounds_no_longer_help(project: Project) -> None:
     project.write(more="patience = 2")
     looping.collect(project.target, [f"a{n}" for n in range(6)])
@@ -499,7 +482,6 @@ def test_the_stop_rule_tells_nothing_to_find_from_cannot_tell() -> None:
     assert not advice(rounds_that(idle, idle), 3, 0.02).stop
 
 
-@pytest.mark.slow
 def test_ctrl_c_while_it_waits(project: Project) -> None:
     cold = str(Path(sys.prefix) / "bin" / "python")  # a warm one would take the signal itself
     command = [cold, "-m", "guardlearn", "loop", project.target, "--watch", "--every", "0.2"]

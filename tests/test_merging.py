@@ -34,6 +34,8 @@ from guardlearn.prompts import Renderer, encode_prompt, template_digest
 from guardlearn.training import load_trained_model
 from guardlearn.training.saving import placed
 
+pytestmark = pytest.mark.slow
+
 FEW = ["Write a function.", [{"role": "user", "content": "Say hello"}]]
 """Prompts for tests of what is refused."""
 PROJECTION = "model.layers.0.self_attn.q_proj.weight"
@@ -97,7 +99,6 @@ def answers(model, tokenizer, prompt):
 # What is saved
 
 
-@pytest.mark.slow
 def test_in_float32_a_user_of_the_libraries_gets_base_and_adapter(tiny_model, adapter, merged):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -312,7 +313,6 @@ def swap_projections(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "match"),
     [
@@ -428,7 +428,6 @@ def test_saving_replaces_an_adapter_and_nothing_else(tiny_model, adapter, tmp_pa
 # The command
 
 
-@pytest.mark.slow
 def test_export_merges_and_gives_its_figures(tiny_model, adapter, merged, tmp_path):
     out = tmp_path / "model"
     command = ["export", str(adapter), "--to", "merged", "--model", str(tiny_model), "-o", str(out), "--json"]

@@ -93,6 +93,7 @@ def test_dpo_pairs_attempts_of_one_chain_and_leaves_out_what_is_too_long(dag, ti
     assert manifest["rows"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_are_those_of_the_formats_for_other_tools(dag, tiny_model, tmp_path, method):
     """The same traces under the same views; only what is too long is missing from the job."""

@@ -299,6 +299,7 @@ def test_training_dpo_moves_accepted_away_from_rejected(model, tmp_path, sft_ter
         assert (gap["chosen"] > 0).all()
 
 
+@pytest.mark.slow
 def test_training_kto_raises_accepted_and_lowers_rejected(model, tmp_path):
     policy, tokenizer = model
     trainer, rows = begun(policy, tokenizer, "kto", VERDICTS, tmp_path, batches=[list(range(len(VERDICTS)))] * 16)

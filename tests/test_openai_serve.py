@@ -15,6 +15,8 @@ from guardlearn.prompts import Renderer, encode_prompt, special_tokens
 from guardlearn.types import GenerationRequest
 from served import transformers_serve
 
+pytestmark = pytest.mark.slow
+
 SPECS = [{"id": f"s{n}", "specification": f"Say something about <|im_end|> {n}", "group": f"g{n}"} for n in range(4)]
 RULE = """
 from guardlearn import ArtifactStatus, Verdict
@@ -81,7 +83,6 @@ def command(server, tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.slow
 def test_a_collection_holds_what_the_model_itself_answers_to_the_same_prompts(command, tuned_model, tmp_path):
     from transformers import AutoTokenizer
 

@@ -255,6 +255,7 @@ def test_equal_inputs_give_equal_bytes_whatever_the_users_matplotlib_is_set_to(e
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 61])
 def test_one_group_and_many_groups_are_drawn(tmp_path, count):
     base = {f"{n:02}$x_{n}^2$": ["style", "good"] for n in range(count)}

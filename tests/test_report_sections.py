@@ -170,6 +170,7 @@ def test_rounds_on_the_same_specifications_need_no_warning():
     assert "rounds 1, 3 on a; 2 on b" in round_words.unlike_rounds({1: "a", 2: "b", 3: "a"})
 
 
+@pytest.mark.slow
 def test_the_whole_report_survives_a_file(whole, tmp_path):
     diverged = msgspec.structs.replace(whole.story, losses=((1, 2.0), (2, math.nan)))
     for told in (whole, msgspec.structs.replace(whole, story=diverged), samples.report("\ud800 <b>")):

@@ -154,6 +154,7 @@ def test_every_stage_is_on_one_page_of_the_reference():
     assert set(shown) == there - {"cli", "__main__"} and max(shown.values()) == 1
 
 
+@pytest.mark.slow
 def test_every_public_name_is_documented_once():
     named = Counter(f"{module}.{name}" for module in api.listed() for name in api.names_of(module))
     assert max(named.values()) == 1

@@ -292,6 +292,7 @@ def test_a_round_that_says_nothing_of_first_attempts_promises_nothing(dag: Artif
 # -- the command
 
 
+@pytest.mark.slow
 def test_by_one_axis_shows_all_its_rows(dag: ArtifactDAG, installed: Place) -> None:
     for week in range(9):
         dag.append_many(chain(f"w{week}", ["fail", "pass"], f"g{week}", ADAPTER if week > 4 else "", week))
@@ -308,6 +309,7 @@ def test_by_one_axis_shows_all_its_rows(dag: ArtifactDAG, installed: Place) -> N
     assert "(no adapter)" in text and "2026-02-09" in text and "aaaaaaaaaaaa" in text
 
 
+@pytest.mark.slow
 def test_plain_stats_names_adapters_where_there_are_any(dag: ArtifactDAG, installed: Place) -> None:
     dag.append_many(chain("c", ["pass"], "g", ""))
     assert "by adapter" not in run(installed.target)

@@ -443,6 +443,7 @@ def test_sides_that_cannot_measure_are_part_of_the_account(path: str) -> None:
 # -- stats
 
 
+@pytest.mark.slow
 def test_stats_shows_every_axis_and_says_what_it_leaves_out(book: Notebook, path: str) -> None:
     for number in range(9):
         book.chain(

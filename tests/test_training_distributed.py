@@ -13,6 +13,8 @@ from guardlearn.jobs import run_job
 from training_samples import sample_job
 from warm import kill
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
 LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 
@@ -88,7 +90,6 @@ def assert_learned_the_same(folder, alone):
     assert furthest(adapter(folder), adapter(alone)) < 1e-5
 
 
-@pytest.mark.slow
 def test_accelerate_launch_trains_the_same_adapter_and_one_process_writes(job, alone, tiny_model):
     folder = shutil.copytree(job, job.with_name("launched"))
     command = [sys.executable, *LAUNCH, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model)]
@@ -100,7 +101,6 @@ def test_accelerate_launch_trains_the_same_adapter_and_one_process_writes(job, a
     assert {path.name for path in folder.iterdir()} == {path.name for path in alone.iterdir()}
 
 
-@pytest.mark.slow
 def test_a_batch_smaller_than_the_processes_are_many(tiny_model, tmp_path, warm, monkeypatch):
     one = sample_job(tmp_path / "one", tiny_model, batch_size=1, max_steps=3)
     two = shutil.copytree(one, tmp_path / "two")
@@ -110,7 +110,6 @@ def test_a_batch_smaller_than_the_processes_are_many(tiny_model, tmp_path, warm,
     assert said[1] == []
 
 
-@pytest.mark.slow
 def test_both_killed_they_continue_to_the_same_adapter(job, alone, tiny_model, warm, monkeypatch):
     folder = shutil.copytree(job, job.with_name("killed"))
     main, other = started(warm.python, folder, tiny_model, monkeypatch)
@@ -129,7 +128,6 @@ def test_both_killed_they_continue_to_the_same_adapter(job, alone, tiny_model, w
     assert_learned_the_same(folder, alone)
 
 
-@pytest.mark.slow
 def test_what_one_process_began_two_go_on_with(job, alone, tiny_model, warm, monkeypatch):
     folder = shutil.copytree(job, job.with_name("widened"))
     command = [warm.python, "-m", "guardlearn.training", str(folder), "--model", str(tiny_model)]

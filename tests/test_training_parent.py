@@ -222,6 +222,7 @@ def test_an_adapter_of_which_nothing_is_known_can_be_gone_on_from(tiny_model, pa
     assert (job / "adapter").is_dir()
 
 
+@pytest.mark.slow
 def test_a_job_with_a_parent_is_made_again_without_it(databases, tiny_model, parent, tmp_path):
     with databases.repository() as dag:
         fill(dag, attempts("one", REJECTED, ACCEPTED), attempts("two", REJECTED, PENDING, ACCEPTED))

@@ -115,6 +115,7 @@ def test_a_steps_gradient_is_that_of_its_whole_batch(seven, numbers, size):
     assert seven.last_batch[2] == numbers
 
 
+@pytest.mark.slow
 def test_training_in_micro_batches_gives_the_same_losses(tiny_model, tmp_path):
     rows, plan = rows_of([9, 2, 30, 17, 5, 24]), [[0, 1, 2, 3], [4, 5], [3, 1, 5, 0, 2]]
     losses = {}
@@ -207,6 +208,7 @@ def test_validation_lessens_too(tiny_model, tmp_path):
     assert not trainer.model.is_gradient_checkpointing  # there is nothing to recompute
 
 
+@pytest.mark.slow
 def test_a_continued_training_goes_on_with_what_fitted(tiny_model, tmp_path):
     from guardlearn.training.trl import last_checkpoint
 

@@ -41,6 +41,7 @@ def hosted(browser: Browser, host: str) -> Answer:
     return other.get("/items")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "127.0.0.1:80", "[::1]:8765", "localhost.", "localhost:9000"]
 )

@@ -224,6 +224,7 @@ def test_of_a_long_chain_the_middle_is_left_out(installed: Place) -> None:
         assert item_path(page_of.left_out[-1]) in found.links()
 
 
+@pytest.mark.slow
 def test_a_wide_tree_and_huge_texts_make_no_huge_page(installed: Place) -> None:
     with ArtifactDAG.load(installed.target) as dag:
         dag.append(item("root", artifact="a\n" * 400_000, feedback="<" * 300_000))

@@ -60,6 +60,7 @@ def browser(path: str, files: Path) -> Iterator[Browser]:
         yield opened
 
 
+@pytest.mark.slow
 def test_adapters_are_listed_with_what_is_live(browser: Browser) -> None:
     found = browser.get("/adapters")
     words = found.words
