@@ -12,6 +12,8 @@ import ablating
 from guardlearn.cli import app
 from guardlearn.errors import GuardlearnError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, tiny_model):
@@ -41,7 +43,6 @@ def inside(project):
         yield project[0]
 
 
-@pytest.mark.slow
 def test_json_is_one_object_and_the_files_say_the_same(project):
     folder, done = project
     found = json.loads(done.stdout)

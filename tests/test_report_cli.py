@@ -19,6 +19,8 @@ from guardlearn.cli import app
 from guardlearn.digests import digest_json
 from guardlearn.errors import DataError, GuardlearnError, UsageError
 
+pytestmark = pytest.mark.slow
+
 BEFORE, AFTER = {"a": [["fail", "pass"]], "b": [["fail"] * 4]}, {"a": [["pass"]], "b": [["pass"]]}
 
 
@@ -68,7 +70,6 @@ def test_without_a_format_people_get_the_table(folder):
     assert "First attempts that pass: 0 % → 100 %" in text.decode() and not said
 
 
-@pytest.mark.slow
 def test_each_format_goes_to_stdout_and_says_the_same(folder):
     evidence = report.load(folder / "evidence.json")
     for source in (folder, folder / "evidence.json"):
@@ -105,7 +106,6 @@ def test_a_whole_report_is_rendered_again_from_its_json(tmp_path):
     assert "Chain 1: accepted after 2 retries" in run(tmp_path / "report.json", "--format", "markdown")[0].decode()
 
 
-@pytest.mark.slow
 def test_the_last_round_is_told_with_all_that_was_measured_and_decided(project, tmp_path):
     run(project / "runs.db", "-o", tmp_path)
     said = samples.Words((tmp_path / "report.html").read_text()).sections

@@ -18,6 +18,8 @@ from test_job_rebuild import ACCEPTED, PENDING, REJECTED, attempts, contents, fi
 from training_samples import extraction, rewrite, sample_job, trace
 from warm import kill
 
+pytestmark = pytest.mark.slow
+
 OLD = range(10)
 NEW = [8, 9, 20, 21, 22, 23]
 """Traces of the second job: two that the parent learned, four that are new."""
@@ -74,7 +76,6 @@ def test_it_starts_at_the_parents_weights_with_a_fresh_optimiser(tiny_model, par
     assert json.loads((base / "result.json").read_text(encoding="utf-8"))["parent_adapter"] is None
 
 
-@pytest.mark.slow
 def test_it_learns_on_and_the_same_job_gives_the_same_adapter(job, tiny_model, parent, tmp_path):
     twin = shutil.copytree(job, tmp_path / "twin")
     before = adapter_digest(parent)
@@ -87,7 +88,6 @@ def test_it_learns_on_and_the_same_job_gives_the_same_adapter(job, tiny_model, p
     train_job(job, tiny_model)  # finished: nobody is asked for the parent any more
 
 
-@pytest.mark.slow
 def test_killed_it_continues_from_its_own_checkpoint_and_not_from_the_parent(
     job, tiny_model, parent, tmp_path, warm, warm_starts
 ):
@@ -222,7 +222,6 @@ def test_an_adapter_of_which_nothing_is_known_can_be_gone_on_from(tiny_model, pa
     assert (job / "adapter").is_dir()
 
 
-@pytest.mark.slow
 def test_a_job_with_a_parent_is_made_again_without_it(databases, tiny_model, parent, tmp_path):
     with databases.repository() as dag:
         fill(dag, attempts("one", REJECTED, ACCEPTED), attempts("two", REJECTED, PENDING, ACCEPTED))

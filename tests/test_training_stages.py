@@ -12,6 +12,8 @@ from guardlearn.training.job import train_job
 from staged import agree, farthest, metrics, result, staged_job, weights
 from training_samples import sample_job
 
+pytestmark = pytest.mark.slow
+
 
 def two_stages(folder, model, method, **settings):
     """Write a job of two stages of 6 steps each."""
@@ -28,7 +30,6 @@ def trained(request, tiny_model, tmp_path_factory):
     return request.param, folder, events
 
 
-@pytest.mark.slow
 def test_both_stages_are_trained_and_told_apart(trained):
     method, folder, events = trained
     lines, told = metrics(folder), result(folder)
@@ -60,7 +61,6 @@ def test_the_second_begins_at_the_first_with_itself_as_the_reference_and_a_fresh
     assert lines[5]["learning_rate"] < 1e-3  # the first one's had fallen
 
 
-@pytest.mark.slow
 def test_a_second_stage_that_learns_nothing_leaves_the_first_ones_weights(tiny_model, tmp_path):
     job = two_stages(tmp_path / "job", tiny_model, "sft+dpo", second_learning_rate=1e-12)
     train_job(job, tiny_model)
@@ -70,7 +70,6 @@ def test_a_second_stage_that_learns_nothing_leaves_the_first_ones_weights(tiny_m
     assert [line["loss"] for line in metrics(job)][:6] == [line["loss"] for line in metrics(alone)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["kto", "dpo"])
 def test_one_stage_of_another_method(tiny_model, tmp_path, method):
     job = staged_job(tmp_path / "job", tiny_model, method, max_steps=4, learning_rate=1e-3)
@@ -93,7 +92,6 @@ def test_speed_share_of_the_ceiling_and_what_was_trained_are_told(trained):
     assert (told["micro_batch_size"], told["notes"], told["processes"]) == (4, [], 1)
 
 
-@pytest.mark.slow
 def test_people_are_told_the_stage_the_speed_and_the_share(tiny_model, tmp_path, warm_starts):
     job, said = two_stages(tmp_path / "job", tiny_model, "sft+dpo", max_steps=2), []
     run_job(job, tiny_model, on_progress=lambda *event: said.append(event))
