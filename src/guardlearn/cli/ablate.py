@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from guardlearn.cli import console, stopping
-from guardlearn.cli.options import SandboxOption
+from guardlearn.cli.options import SandboxOption, opened_as_set
 from guardlearn.errors import UsageError
 from guardlearn.printing import printable
 
@@ -139,22 +139,9 @@ def _bench(wanted: AblationSettings, python: str | None) -> Bench:
         model_folder=resolve_model(config.base_model),
         guard=load_guard(config.guard),
         specs=specs,
-        open_generator=_open,
+        open_generator=opened_as_set,
         python=python,
     )
-
-
-def _open(config: Any, manifest: Any) -> tuple[Any, Any]:
-    from guardlearn.cli.options import open_loop
-
-    sampling = {
-        "temperature": config.temperature,
-        "max_new_tokens": config.max_new_tokens,
-        "stop": config.stop,
-        "seed": config.seed,
-    }
-    opened = open_loop(config.generator, config.model, None, config.guard, sampling, manifest)
-    return opened.generator, opened.engine
 
 
 def _run(db: str, wanted: AblationSettings, bench: Bench, asked: dict[str, Any]) -> Ablation:

@@ -10,12 +10,12 @@ import msgspec
 import typer
 
 from guardlearn.cli import console, stopping
-from guardlearn.cli.options import SandboxOption
+from guardlearn.cli.options import SandboxOption, opened_as_set
 from guardlearn.errors import UsageError
 
 if TYPE_CHECKING:
     from guardlearn.dag import ArtifactDAG
-    from guardlearn.loop.config import LoopConfig, LoopSettings
+    from guardlearn.loop.config import LoopSettings
     from guardlearn.loop.planning import Outlook, Waiting
     from guardlearn.loop.results import RoundResult
     from guardlearn.loop.rounds import Bench
@@ -144,25 +144,12 @@ def _bench(wanted: LoopSettings, python: str | None) -> Bench:
         model_folder=resolve_model(config.base_model),
         guard=load_guard(config.guard),
         specs=_specifications(config.specs),
-        open_generator=_open,
+        open_generator=opened_as_set,
         regressions=_specifications(config.regressions),
         texts=texts,
         hidden=[load_guard(name) for name in config.hidden_guards],
         python=python,
     )
-
-
-def _open(config: LoopConfig, manifest: Any) -> tuple[Any, Any]:
-    from guardlearn.cli.options import open_loop
-
-    sampling = {
-        "temperature": config.temperature,
-        "max_new_tokens": config.max_new_tokens,
-        "stop": config.stop,
-        "seed": config.seed,
-    }
-    opened = open_loop(config.generator, config.model, None, config.guard, sampling, manifest)
-    return opened.generator, opened.engine
 
 
 def _specifications(files: tuple[str, ...]) -> list[Any]:

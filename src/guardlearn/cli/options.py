@@ -17,6 +17,7 @@ from guardlearn.types import Generator, Guard
 if TYPE_CHECKING:
     from guardlearn.engines import Engine
     from guardlearn.lineage import LiveAdapter
+    from guardlearn.loop.config import LoopConfig
 
 __all__ = [
     "AdapterOption",
@@ -35,6 +36,7 @@ __all__ = [
     "answering",
     "chosen_weights",
     "open_loop",
+    "opened_as_set",
     "read_prompts",
 ]
 
@@ -298,6 +300,18 @@ def open_loop(
         opened = opener()
         running = LocalEngine(opened, checked, guard_workers=guard_workers)
     return Loop(opened, checked, Renderer(config=prompts, special_tokens=opened.special_tokens), running)
+
+
+def opened_as_set(config: LoopConfig, manifest: Any) -> tuple[Any, Any]:
+    """Return the generator that [loop] of guardlearn.toml describes, and what its fan-out work runs on."""
+    sampling = {
+        "temperature": config.temperature,
+        "max_new_tokens": config.max_new_tokens,
+        "stop": config.stop,
+        "seed": config.seed,
+    }
+    opened = open_loop(config.generator, config.model, None, config.guard, sampling, manifest)
+    return opened.generator, opened.engine
 
 
 def _prompts(learned: Mapping[str, Any], retry: str | None) -> PromptConfig:

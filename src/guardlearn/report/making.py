@@ -19,7 +19,7 @@ from guardlearn.report.tables import flat, named, table
 from guardlearn.report.texts import block, changes, folded, visible
 from guardlearn.types import ArtifactStatus, RepositoryItem
 
-__all__ = ["drops", "manifest", "traces", "traces_title", "training"]
+__all__ = ["drops", "manifest", "pieces", "traces", "traces_title", "training"]
 
 _PROMPT_SHOWN = (300, 300)
 """How many tokens of a prompt are shown: of its start, of its end."""
@@ -170,11 +170,11 @@ def _row(row: MaskedRow) -> str:
     title = f"{row.view or row.id}, weight {row.weight:.3g}: {size}"
     prompt = [token for token in row.tokens if not token.loss]
     answer = [token for token in row.tokens if token.loss]
-    shown = "".join([*_pieces(prompt, *_PROMPT_SHOWN), *_pieces(answer, *_COMPLETION_SHOWN)])
+    shown = "".join([*pieces(prompt, *_PROMPT_SHOWN), *pieces(answer, *_COMPLETION_SHOWN)])
     return folded(title, f'<div class="code tokens">{shown}</div>', unfolded=True)
 
 
-def _pieces(tokens: Sequence[MaskedToken], head: int, tail: int) -> Iterator[str]:
+def pieces(tokens: Sequence[MaskedToken], head: int, tail: int) -> Iterator[str]:
     """Yield tokens as HTML; of more than `head` + `tail` the middle is left out, with a note."""
     whole = len(tokens) <= head + tail
     yield from map(_piece, tokens if whole else tokens[:head])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
@@ -16,7 +16,7 @@ from guardlearn.dag.nearby import nearby
 from guardlearn.dag.reading import seq_of
 from guardlearn.jobs import TrainingConfig
 from guardlearn.models import resolve_model
-from guardlearn.report.masks import MaskedToken
+from guardlearn.report.making import pieces
 from guardlearn.report.texts import changes, visible
 from guardlearn.ui.addresses import item_path, segments_after
 from guardlearn.ui.below import Below
@@ -97,22 +97,7 @@ def _answer(answer: Answer) -> Markup:
         return Markup(f"<mark>{visible(kept)}</mark>{more}")
     prompt = [token for token in answer.masked.tokens if not token.loss]
     said = [token for token in answer.masked.tokens if token.loss]
-    return Markup("".join([*_pieces(prompt, *_PROMPT_SHOWN), *_pieces(said, *_COMPLETION_SHOWN)]))
-
-
-def _pieces(tokens: Sequence[MaskedToken], head: int, tail: int) -> Iterator[str]:
-    """Yield tokens as HTML; of more than `head` + `tail` the middle is left out, with a note."""
-    whole = len(tokens) <= head + tail
-    yield from map(_piece, tokens if whole else tokens[:head])
-    if not whole:
-        yield f"<em> … {sum(token.tokens for token in tokens[head:-tail]):,} tokens left out … </em>"
-        yield from map(_piece, tokens[-tail:])
-
-
-def _piece(token: MaskedToken) -> str:
-    kinds = " ".join(name for name in ("special", "end") if getattr(token, name))
-    tag, style = "mark" if token.loss else "span", f' class="{kinds}"' if kinds else ""
-    return f"<{tag}{style}>{visible(token.text)}</{tag}>"
+    return Markup("".join([*pieces(prompt, *_PROMPT_SHOWN), *pieces(said, *_COMPLETION_SHOWN)]))
 
 
 ROUTES = (Below("/items", item_page),)
