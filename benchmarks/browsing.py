@@ -22,7 +22,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,12 +31,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
+from figures_browsing import summary
 from machine import keep, note
 
 HERE = Path(__file__).parent
-TIMES, PLUS_SECONDS = 3, 0.050
-"""A page may take so many times its SQL, and so much more."""
-MEMORY_MIB = 200
 BYTES_PER_ATTEMPT = 9_000
 """Of disk, with the log of the last transaction."""
 ROWS, LAST = 50, 10
@@ -205,23 +202,6 @@ def _must_agree(name: str, path: str, ids: list[str], text: str) -> None:
     missing = [item for item in ids if item not in unquote(text)] if name == "chain" else ids != shown(text)
     if missing or (name == "chain" and not ids):
         raise Refused(f"{name}: {path} does not show what its SQL finds")
-
-
-def summary(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the medians in ms, what each page may take, and whether everything holds."""
-    rows = {}
-    for name, sides in entry["pages"].items():
-        page, sql = (statistics.median(sides[side]) for side in ("page", "sql"))
-        limit = TIMES * sql + PLUS_SECONDS
-        rows[name] = {
-            "page_ms": round(1e3 * page, 1),
-            "sql_ms": round(1e3 * sql, 2),
-            "limit_ms": round(1e3 * limit, 1),
-            "holds": page <= limit,
-        }
-    memory = entry["peak_mib"] < MEMORY_MIB
-    holds = memory and all(row["holds"] for row in rows.values())
-    return {"pages": rows, "parts_s": entry["parts"], "peak_mib": entry["peak_mib"], "holds": holds}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import figures_browsing
 import figures_models
 
 ROOT = Path(__file__).parents[1]
@@ -200,6 +201,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     for block in (
         *(machine, wanted, reading, writing, memory),
         *(figures_models.training, figures_models.ingredients, figures_models.generation),
+        figures_browsing.browsing,
     )
 }
 """Each stands between two comments of its name."""

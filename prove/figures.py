@@ -220,6 +220,51 @@ def exports():
     return "\n".join(rows) + "\n"
 
 
+def ablation():
+    """Return what the demo's ablations came to."""
+    return ablated(load("ablation"))
+
+
+def methods():
+    """Return what learning from rejections brought the demo."""
+    return ablated(load("methods"))
+
+
+def ablated(proof):
+    """Return what ablations of the demo came to: each axis's sentences and its arms."""
+    import msgspec
+
+    from guardlearn.report import ablation as told
+    from guardlearn.report.markup import grid, plain
+
+    parts = []
+    for found in proof["result"]["ablations"].values():
+        each = msgspec.convert(found, told.Ablation)
+        columns, rows = told.arm_rows(each)
+        parts.append(f"**{plain(told.headline(each))}**, on {each.specs} specifications in {each.groups} families:")
+        others = each.differences
+        said = [told.sentence(versus, each.reference, each.outcome, len(others)) for versus in others]
+        parts.append("\n".join(f"- {plain(sentence)}" for sentence in said))
+        parts.append(grid([plain(name) for name in columns], [[plain(cell) for cell in row] for row in rows]))
+    uneven = max(each or 0.0 for each in proof["result"]["largest_deviation_of_wall_time"].values())
+    parts.append(
+        f"{proof['date']}, {proof['machine']['cores']} cores; no training lay more than {100 * uneven:.0f} % from the "
+        "median wall time of its ablation."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def trainings():
+    """Return what kills left of trainings."""
+    found = load("training_kills")["result"]
+    killed = ", ".join(f"{each['killed']} ({name})" for name, each in found.items())
+    same = sum(each["same bytes"] for each in found.values())
+    return (
+        f"kill -9 at seeded moments of a training, {killed}: in {same} of these {len(found)} kinds every training "
+        "ended in the bytes of the one that nobody killed.\n"
+    )
+
+
 PAGES = {
     "README.md": {"program": program, "figures": figures},
     "docs/gpu.md": {"gpu": gpu},

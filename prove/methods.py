@@ -14,7 +14,7 @@ from ablation import Asked, compare
 from guardlearn.jobs import TrainingConfig
 from guardlearn.report.ablation import UNEVEN
 
-ASKED = Asked(names=("sft", "sft+kto", "sft+dpo"), seeds=(0, 1, 2), steps=40, first_stage=0.6)
+ASKED = Asked(names=("sft", "sft+kto", "sft+dpo"), seeds=(0, 1, 2), steps=60, first_stage=0.6)
 
 
 def run(work):

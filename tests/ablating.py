@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+import looping
 from guardlearn import ArtifactDAG
 from guardlearn.ablation import AblationConfig, AblationSettings, plan_ablation
 from guardlearn.ablation.keeping import Allotment, write_kept
@@ -78,24 +78,12 @@ if not (job / "adapter").is_dir():
 
 def write_trainer(folder: Path) -> Path:
     """Write the trainer's program; `--python` takes it."""
-    path = folder / "trainer"
-    path.write_text(TRAINER.format(python=sys._base_executable))  # type: ignore[attr-defined]
-    path.chmod(0o755)
-    return path
+    return looping.write_trainer(folder, TRAINER)
 
 
 def specifications(side: str) -> list[Specification]:
     """Return two specifications of every group of a side."""
-    return [
-        Specification(
-            id=f"{side}-{group}-{number}",
-            specification=f"Task {number} of the {side} family {group}: say it {group * 7 + number} times",
-            group=f"{side} {group}",
-            action_pair_id="say",
-        )
-        for group in range(GROUPS[side])
-        for number in range(2)
-    ]
+    return looping.specifications(side, GROUPS)
 
 
 def everything() -> list[Specification]:
@@ -105,33 +93,16 @@ def everything() -> list[Specification]:
 
 def found(target: str | Path) -> None:
     """Make ℛ, give every specification its side, and collect two chains of each that is trained on."""
-    with ArtifactDAG.open_or_create(target) as dag:
-        for side in GROUPS:
-            for group in sorted({spec.group for spec in specifications(side) if spec.group}):
-                dag.assign_side(group, side)
-            dag.register(specifications(side))
+    looping.found(target, GROUPS)
+    with ArtifactDAG.load(target) as dag:
         for number, spec in enumerate(specifications("train")):
             for chain in range(2):
                 dag.append_many(refinements(spec, f"{spec.id}/{chain}", retries=1 + (number + chain) % 3))
 
 
 def refinements(spec: Specification, name: str, retries: int) -> list[RepositoryItem]:
-    """Return a chain that was rejected `retries` times and then accepted."""
-    return [
-        RepositoryItem(
-            id=f"{name}/{attempt}",
-            parent_id=f"{name}/{attempt - 1}" if attempt else None,
-            specification=spec.specification,
-            group=spec.group,
-            action_pair_id=spec.action_pair_id,
-            artifact=f"{GOOD} {name}" if attempt == retries else f"{BAD} {name} {attempt}",
-            feedback="" if attempt == retries else "say good",
-            status="accepted" if attempt == retries else "rejected",  # type: ignore[arg-type]
-            guard="word",
-            guard_version="good 1",
-        )
-        for attempt in range(retries + 1)
-    ]
+    """Return a chain that was rejected `retries` times and then accepted by the word guard."""
+    return looping.refinements(spec, name, retries, answers=(GOOD, BAD), guard=("word", "good 1"))
 
 
 class ByArm(ReplayGenerator):

@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,16 @@ if not (job / "adapter").is_dir():
 """
 
 
-def write_trainer(folder: Path) -> Path:
-    """Write the trainer's program; `--python` takes it."""
+def write_trainer(folder: Path, program: str = TRAINER) -> Path:
+    """Write a trainer's program; `--python` takes it."""
     path = folder / "trainer"
-    path.write_text(TRAINER.format(python=sys._base_executable))  # type: ignore[attr-defined]
+    path.write_text(program.format(python=sys._base_executable))  # type: ignore[attr-defined]
     path.chmod(0o755)
     return path
 
 
-def specifications(side: str) -> list[Specification]:
-    """Return two specifications of every group of a side."""
+def specifications(side: str, groups: Mapping[str, int] = GROUPS) -> list[Specification]:
+    """Return two specifications of every group of a side, of which `groups` says how many there are."""
     return [
         Specification(
             id=f"{side}-{group}-{number}",
@@ -88,22 +88,30 @@ def specifications(side: str) -> list[Specification]:
             group=f"{side} {group}",
             action_pair_id="say",
         )
-        for group in range(GROUPS[side])
+        for group in range(groups[side])
         for number in range(2)
     ]
 
 
-def found(target: str) -> None:
+def found(target: str | Path, groups: Mapping[str, int] = GROUPS) -> None:
     """Make ℛ and give every specification its side."""
     with ArtifactDAG.open_or_create(target) as dag:
-        for side in GROUPS:
-            for group in sorted({spec.group for spec in specifications(side) if spec.group}):
+        for side in groups:
+            for group in sorted({spec.group for spec in specifications(side, groups) if spec.group}):
                 dag.assign_side(group, side)
-            dag.register(specifications(side))
+            dag.register(specifications(side, groups))
 
 
-def refinements(spec: Specification, name: str, retries: int = 1) -> list[RepositoryItem]:
-    """Return a chain that was rejected `retries` times and then accepted."""
+def refinements(
+    spec: Specification,
+    name: str,
+    retries: int = 1,
+    *,
+    answers: tuple[str, str] = (GOOD, BAD),
+    guard: tuple[str, str] = ("says_yes", "1"),
+) -> list[RepositoryItem]:
+    """Return a chain that was rejected `retries` times and then accepted by a guard of that name and version."""
+    good, bad = answers
     chain: list[RepositoryItem] = []
     for attempt in range(retries + 1):
         last = attempt == retries
@@ -114,11 +122,11 @@ def refinements(spec: Specification, name: str, retries: int = 1) -> list[Reposi
                 specification=spec.specification,
                 group=spec.group,
                 action_pair_id=spec.action_pair_id,
-                artifact=f"{GOOD} {name}" if last else f"{BAD} {name} {attempt}",
-                feedback="" if last else "say yes",
+                artifact=f"{good} {name}" if last else f"{bad} {name} {attempt}",
+                feedback="" if last else f"say {good}",
                 status="accepted" if last else "rejected",  # type: ignore[arg-type]
-                guard="says_yes",
-                guard_version="1",
+                guard=guard[0],
+                guard_version=guard[1],
             )
         )
     return chain

@@ -69,13 +69,13 @@ def ablation(**given: Any) -> Ablation:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (versus("a", 0.2), "interval +15.0 to +25.0: better (p = 0.010, adjusted for 3 comparisons)"),
-        (versus("a", -0.2), "interval -25.0 to -15.0: worse (p = 0.010"),
+        (versus("a", 0.2), "interval +15.0 to +25.0: better (p = 0.0100, adjusted for 3 comparisons)"),
+        (versus("a", -0.2), "interval -25.0 to -15.0: worse (p = 0.0100"),
         (
             versus("a", 0.02, p=0.6),
             ": not told apart; these groups could have shown differences of 12.0 points and more",
         ),
-        (versus("a", 0.2, p=0.08), "not told apart by the test (p = 0.080, adjusted for 3 comparisons); it could have"),
+        (versus("a", 0.2, p=0.08), "not told apart by the test (p = 0.0800, adjusted for 3 comparisons); it could"),
         (versus("a", 0.02, p=0.6, minimum_detectable=None), "could have shown no difference at all"),
         (versus("a", 0.1, half=None), "one group says nothing about others, so there is no interval"),
         (versus("a", None, p=None), "no pair of chains got two verdicts, so nothing is known"),
@@ -87,7 +87,7 @@ def test_a_sentence_says_what_may_be_concluded(found, said):
 
 def test_fewer_attempts_are_better():
     fewer, more = (told.sentence(versus("a", value), "r", "attempts", 1) for value in (-0.2, 0.2))
-    assert fewer == "a minus r: -0.20 attempts until accepted, 95 % interval -0.25 to -0.15: better (p = 0.010)"
+    assert fewer == "a minus r: -0.20 attempts until accepted, 95 % interval -0.25 to -0.15: better (p = 0.0100)"
     assert ": worse (p" in more
 
 

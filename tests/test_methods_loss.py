@@ -219,27 +219,27 @@ def test_a_batch_is_the_weighted_mean_of_its_rows_whatever_goes_through_at_once(
         assert [ours(trainer, rows, [n]) * weights[n] for n in range(len(rows))] == pytest.approx(alone, rel=1e-4)
 
 
-@pytest.mark.parametrize(("method", "data", "sides"), [("dpo", PAIRS, 2), ("kto", VERDICTS, 1)])
-def test_only_completions_carry_loss_their_end_token_included(model, tmp_path, method, data, sides):
+@pytest.mark.parametrize(("method", "data"), [("dpo", PAIRS), ("kto", VERDICTS)])
+def test_only_completions_carry_loss_their_end_token_included(model, tmp_path, method, data):
     policy, tokenizer = model
     trainer, rows = begun(policy, tokenizer, method, data, tmp_path)
     batch = batch_of(trainer, rows)
-    for name in [name for name in batch if name.endswith("labels")]:
-        labels, ids = batch[name].flatten(0, -2), batch[name.replace("labels", "input_ids")].flatten(0, -2)
-        assert len(labels) == sides * len(rows)
-        masks = batch[name.replace("labels", "attention_mask")].flatten(0, -2)
-        for at in range(len(labels)):
-            carries = labels[at] != IGNORED
-            assert labels[at][carries].tolist() == ids[at][carries].tolist()
-            assert labels[at][carries][-1] == tokenizer.eos_token_id
-            said = tokenizer.decode(labels[at][carries][:-1])
-            given_ = data[at // sides]
-            own = given_.get("completion", given_.get(("chosen", "rejected")[at % sides]))
-            assert said in ([own] if not name.startswith("mismatched") else [row["completion"] for row in data])
-            prompt = tokenizer.decode(ids[at][~carries & (masks[at] == 1)])
-            assert prompt == tokenizer.apply_chat_template(
-                [{"role": "user", "content": given_["prompt"]}], add_generation_prompt=True, tokenize=False
-            )
+    labels, ids, masks = (batch[name].flatten(0, 1) for name in ("labels", "input_ids", "attention_mask"))
+    assert len(labels) == 2 * len(rows)
+    for at in range(len(labels)):
+        carries = labels[at] != IGNORED
+        assert labels[at][carries].tolist() == ids[at][carries].tolist()
+        assert labels[at][carries][-1] == tokenizer.eos_token_id
+        said = tokenizer.decode(labels[at][carries][:-1])
+        given_, other = data[at // 2], at % 2
+        if method == "dpo":
+            assert said == given_[("chosen", "rejected")[other]]
+        else:
+            assert said in ([row["completion"] for row in data] if other else [given_["completion"]])
+        prompt = tokenizer.decode(ids[at][~carries & (masks[at] == 1)])
+        assert prompt == tokenizer.apply_chat_template(
+            [{"role": "user", "content": given_["prompt"]}], add_generation_prompt=True, tokenize=False
+        )
 
 
 @pytest.mark.parametrize(("method", "data"), [("dpo", PAIRS), ("kto", VERDICTS)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -60,6 +61,10 @@ def test_what_is_missed_is_said(browsing: Any) -> None:
     entry = {"pages": {"fast": fast, "slow": slow}, "parts": {}, "peak_mib": 199.9}
     said = browsing.summary(entry)
     assert said["pages"]["fast"]["holds"] and not said["pages"]["slow"]["holds"] and not said["holds"]
+    on = {"date": "-", "rounds": 3, "cores": 2, "memory_gib": 1, "arch": "a", "python": "3", "sqlite": "3"}
+    sizes = {"700": entry | {"measured": on | {"load_average": 1}, "parts": {"count": 0.5}}}
+    page = importlib.import_module("figures_browsing").browsing({"browsing": {"sizes": sizes}})
+    assert "| slow | 200.0 | 49.00 | 197 **missed** |" in page and "1 of 2 pages; 200 MiB (700)." in page
     entry["pages"] = {"fast": fast}
     assert browsing.summary(entry)["holds"]
     assert not browsing.summary(entry | {"peak_mib": 200.0})["holds"]

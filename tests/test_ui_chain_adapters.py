@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from browsing import Browser, serving
-from databases import Files
+from databases import Files, Server
 from evidences import evidence_of
 from guardlearn import lineage, report
 from guardlearn.adapters import adapter_digest
@@ -22,13 +22,13 @@ HOSTILE = "<script>window.hit=1</script>\x1b[31m"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, databases: Files | Server) -> Path:
     return tmp_path_factory.mktemp("browsed")
 
 
 @pytest.fixture(scope="module")
-def path(sqlite_files: Files, folder: Path) -> Iterator[str]:
-    with sqlite_files.installed() as place:
+def path(databases: Files | Server, folder: Path) -> Iterator[str]:
+    with databases.installed() as place:
         with ArtifactDAG.load(place.target) as dag:
             train_side(dag)
             ids = fill(dag, range(30))
@@ -126,9 +126,9 @@ def test_evidence_of_rounds_and_files_leads_to_report_pages(browser: Browser, pa
     assert named_path("/evidence", addresses[0].rpartition("/")[2]) in browser.get("/adapters/me%2F1").links()
 
 
-def test_a_rounds_report_has_its_pairs_while_its_file_says_the_same(sqlite_files: Files, tmp_path: Path) -> None:
+def test_a_rounds_report_has_its_pairs_while_its_file_says_the_same(databases: Files | Server, tmp_path: Path) -> None:
     """The pairs stay in a file of the round's folder; another file in its place is not taken for it."""
-    with sqlite_files.installed() as place:
+    with databases.installed() as place:
         said = evidence(tmp_path / "measured")
         base = {f"h{n // 2}.{n}": [["fail", "pass"]] for n in range(8)}
         whole = evidence_of(base, {name: [["pass"]] for name in base})
@@ -147,8 +147,8 @@ def test_a_rounds_report_has_its_pairs_while_its_file_says_the_same(sqlite_files
             assert "h3.7" not in browser.get(two).words
 
 
-def test_where_nothing_is_the_pages_say_what_makes_it(sqlite_files: Files) -> None:
-    with sqlite_files.installed() as place, serving(place.target) as browser:
+def test_where_nothing_is_the_pages_say_what_makes_it(databases: Files | Server) -> None:
+    with databases.installed() as place, serving(place.target) as browser:
         assert "No round yet: guardlearn loop runs one." in browser.get("/adapters").words
         assert "No round yet: guardlearn loop runs one." in browser.get("/rounds").words
         words = browser.get("/evidence").words
@@ -156,11 +156,11 @@ def test_where_nothing_is_the_pages_say_what_makes_it(sqlite_files: Files) -> No
         assert "--evidence FOLDER" in words
 
 
-def test_an_increment_is_an_adapter_too(sqlite_files: Files, tmp_path: Path) -> None:
+def test_an_increment_is_an_adapter_too(databases: Files | Server, tmp_path: Path) -> None:
     """What the guide's incremental loop made is known by its training checkpoint alone."""
     made = adapter(tmp_path / "increment")
     about = {"adapter": str(made), "adapter_digest": adapter_digest(made), "parent_adapter": ""}
-    with sqlite_files.installed() as place:
+    with databases.installed() as place:
         with ArtifactDAG.load(place.target) as dag:
             train_side(dag)
             contents = {name: name.encode() for name in fill(dag, range(3))}

@@ -151,13 +151,13 @@ def sentence(versus: Versus, reference: str, outcome: str, comparisons: int) -> 
     told += f", 95 % interval {_plain(versus.low, outcome)} to {_plain(versus.high, outcome)}"
     verdict = _verdict(versus, outcome)
     if verdict in ("better", "worse"):
-        return f"{told}: {verdict} (p = {versus.adjusted_p_value:.3f}{_adjusted(comparisons)})"
+        return f"{told}: {verdict} ({words.p_value(versus.adjusted_p_value)}{_adjusted(comparisons)})"
     least = versus.minimum_detectable
     shows = "no difference at all" if least is None else f"differences of {_size(least, outcome)} and more"
     if versus.low <= 0 <= versus.high:
         return f"{told}: not told apart; these groups could have shown {shows}"
-    p_value = "unknown" if versus.adjusted_p_value is None else f"{versus.adjusted_p_value:.3f}"
-    return f"{told}: not told apart by the test (p = {p_value}{_adjusted(comparisons)}); it could have shown {shows}"
+    p_value = "p unknown" if versus.adjusted_p_value is None else words.p_value(versus.adjusted_p_value)
+    return f"{told}: not told apart by the test ({p_value}{_adjusted(comparisons)}); it could have shown {shows}"
 
 
 def caveats(ablation: Ablation) -> list[str]:
@@ -218,7 +218,7 @@ def difference_rows(ablation: Ablation) -> tuple[list[str], list[list[str]]]:
         if each.low is not None and each.high is not None:
             interval = f"{_plain(each.low, ablation.outcome)} to {_plain(each.high, ablation.outcome)}"
         rate = words.DASH if each.rate is None else _plain(each.rate, ablation.outcome)
-        p_value = words.DASH if each.adjusted_p_value is None else f"{each.adjusted_p_value:.3f}"
+        p_value = words.p_value(each.adjusted_p_value).removeprefix("p ").removeprefix("= ")
         least = "nothing" if each.minimum_detectable is None else _size(each.minimum_detectable, ablation.outcome)
         rows.append([each.arm, rate, interval, p_value, least, _verdict(each, ablation.outcome)])
     return columns, rows

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardlearn.errors import JobError
-from guardlearn.training.reference import log_probabilities, reference_of, trimmed
+from guardlearn.training import twofold
+from guardlearn.training.reference import reference_of
 from guardlearn.training.rows import IGNORED, Collator, TokenRow, tokenise
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Dpo", "PairRow", "pair_rows"]
 
 _SIDES = ("chosen", "rejected")
-_TENSORS = ("input_ids", "attention_mask", "position_ids", "labels")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +109,11 @@ class Dpo:
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return token tensors (B, 2, L), the accepted side first, `weights` (B,) and `rows` (B,)."""
-        both = [{**row, "completion": row[side]} for row in rows for side in _SIDES]
-        batch = self._collator(both)
-        found = {name: batch[name].unflatten(0, (len(rows), 2)) for name in _TENSORS}
-        return found | {name: batch[name][::2] for name in ("weights", "rows")}
+        return twofold.collate(self._collator, rows, _SIDES)
 
     def part(self, inputs: Mapping[str, torch.Tensor], start: int, stop: int) -> dict[str, torch.Tensor]:
         """Return the pairs from `start` up to `stop`; see `Objective.part`."""
-        part = {name: tensor[start:stop] for name, tensor in inputs.items()}
-        tokens = trimmed({name: part[name].flatten(0, 1) for name in _TENSORS})
-        return part | {name: tensor.unflatten(0, (-1, 2)) for name, tensor in tokens.items()}
+        return twofold.part(inputs, start, stop)
 
     def weight(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return sum_r w_r."""
@@ -146,5 +141,4 @@ class Dpo:
 
     def log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return log pi(completion | prompt) of each pair's sides (B,)."""
-        both = log_probabilities(model, {name: inputs[name].flatten(0, 1) for name in _TENSORS}).unflatten(0, (-1, 2))
-        return {side: both[:, at] for at, side in enumerate(_SIDES)}
+        return twofold.both(model, inputs, _SIDES)

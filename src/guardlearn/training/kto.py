@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from guardlearn.errors import JobError
-from guardlearn.training.reference import log_probabilities, reference_of, trimmed
+from guardlearn.training import twofold
+from guardlearn.training.reference import reference_of
 from guardlearn.training.rows import Collator, TokenRow, tokenise
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Kto", "VerdictRow", "class_weights", "verdict_rows"]
 
-_TENSORS = ("input_ids", "attention_mask", "position_ids", "labels")
-_OTHER = "mismatched_"
 _COLUMNS = ("completion", "mismatched")
+_OWN, _OTHER = range(2)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,17 +157,15 @@ class Kto:
         self._reference = reference_of(trainer, rows, folder, _COLUMNS, self.log_probabilities)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return token tensors (B, L), the same for the other completions, `desirable`, `weights`, `rows` (B,)."""
+        """Return token tensors (B, 2, L), the own completion first, `desirable`, `weights` and `rows` (B,)."""
         import torch
 
-        other = self._collator([{**row, "completion": row["mismatched"]} for row in rows])
         labels = torch.tensor([bool(row["label"]) for row in rows])
-        return self._collator(rows) | {_OTHER + name: other[name] for name in _TENSORS} | {"desirable": labels}
+        return twofold.collate(self._collator, rows, _COLUMNS) | {"desirable": labels}
 
     def part(self, inputs: Mapping[str, torch.Tensor], start: int, stop: int) -> dict[str, torch.Tensor]:
         """Return the rows from `start` up to `stop`; see `Objective.part`."""
-        part = {name: tensor[start:stop] for name, tensor in inputs.items()}
-        return part | trimmed({name: part[name] for name in _TENSORS}) | _named(trimmed(_other(part)))
+        return twofold.part(inputs, start, stop)
 
     def weight(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return sum_r w_r."""
@@ -182,7 +180,7 @@ class Kto:
         with torch.no_grad():
             for start in range(0, len(inputs["rows"]), size):
                 part = self.part(inputs, start, start + size)
-                said = log_probabilities(model, _other(part))
+                said = twofold.one(model, part, _OTHER)
                 moved += torch.stack(
                     [(said - self._reference["mismatched"][part["rows"]]).sum(), said.new_tensor(len(said))]
                 )
@@ -192,7 +190,7 @@ class Kto:
         """Return sum_r w_r v_r l_r."""
         import torch
 
-        said = log_probabilities(model, {name: inputs[name] for name in _TENSORS})
+        said = twofold.one(model, inputs, _OWN)
         moved = self.beta * (said - self._reference["completion"][inputs["rows"]] - whole["z_ref"])
         good = inputs["desirable"]
         losses = 1 - torch.sigmoid(torch.where(good, moved, -moved))
@@ -201,17 +199,8 @@ class Kto:
 
     def tokens(self, inputs: Mapping[str, torch.Tensor]) -> int:
         """Return the tokens that are no padding, those of the other completions' rows too."""
-        return int(inputs["attention_mask"].sum() + inputs[f"{_OTHER}attention_mask"].sum())
+        return int(inputs["attention_mask"].sum())
 
     def log_probabilities(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return log pi of each row's own and of its other completion (B,)."""
-        own = log_probabilities(model, {name: inputs[name] for name in _TENSORS})
-        return {"completion": own, "mismatched": log_probabilities(model, _other(inputs))}
-
-
-def _other(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: inputs[_OTHER + name] for name in _TENSORS}
-
-
-def _named(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {_OTHER + name: tensor for name, tensor in tensors.items()}
+        return twofold.both(model, inputs, _COLUMNS)

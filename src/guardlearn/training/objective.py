@@ -127,7 +127,9 @@ class Sft:
         return int(inputs["attention_mask"].sum())
 
 
-def token_losses(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def token_losses(
+    model: Any, inputs: Mapping[str, torch.Tensor], siblings: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return -log pi of every labelled token, float32 (N,), and its row in the batch (N,), row after row.
 
     The output head is computed on completion columns only: with a small model and a large vocabulary it costs as much
@@ -137,6 +139,7 @@ def token_losses(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.
     Args:
         model: a causal language model, as the trainer hands it on.
         inputs: `input_ids`, `attention_mask`, `position_ids` and `labels` (B, L), padded on the left.
+        siblings: neighbours that have one prompt, a divisor of B.
     """
     import torch
 
@@ -144,7 +147,7 @@ def token_losses(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.
     carries = labels != IGNORED
     first = int(carries.any(dim=0).nonzero()[0])
     keep = labels.shape[1] - first + 1  # the token before the first label predicts it
-    logits = last_logits(model, inputs, keep if _slices(model) else None)
+    logits = last_logits(model, inputs, keep if _slices(model) else None, siblings)
     carries = carries[:, -keep + 1 :]
     logits = logits[:, -keep:-1][carries].float()
     nll = torch.nn.functional.cross_entropy(logits, labels[:, -keep + 1 :][carries], reduction="none")

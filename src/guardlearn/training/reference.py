@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from guardlearn.training.trl import WeightedTrainer
 
-__all__ = ["REFERENCE", "log_probabilities", "reference_of", "trimmed"]
+__all__ = ["REFERENCE", "log_probabilities", "reference_of"]
 
 REFERENCE = "reference.safetensors"
 """File of a stage's folder."""
@@ -35,21 +35,16 @@ Answers = Callable[[Any, Mapping[str, "torch.Tensor"]], Mapping[str, "torch.Tens
 _BATCH = 64  # rows sorted by length that are padded alike; the trainer's micro batch decides how many go in at once
 
 
-def log_probabilities(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def log_probabilities(model: Any, inputs: Mapping[str, torch.Tensor], siblings: int = 1) -> torch.Tensor:
     """Return log pi(completion | prompt) of each row, float32 (B,): the sum over its labelled tokens.
 
     Args:
         model: a causal language model.
         inputs: `input_ids`, `attention_mask`, `position_ids` and `labels` (B, L), padded on the left.
+        siblings: neighbours that have one prompt, a divisor of B.
     """
-    nll, at = token_losses(model, inputs)
+    nll, at = token_losses(model, inputs, siblings)
     return nll.new_zeros(len(inputs["labels"])).index_add(0, at, -nll)
-
-
-def trimmed(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return tensors (B, L) without the columns on the left that are padding in every row."""
-    first = int(inputs["attention_mask"].any(dim=0).nonzero()[0])
-    return {name: tensor[:, first:] for name, tensor in inputs.items()}
 
 
 def reference_of(
