@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("bench: interrupted; what it made is removed", file=sys.stderr)
         return 130
     if options.json:
-        keep(options.json, "browsing", {"sizes": entries})
+        keep(options.json, "browsing", entries)
     found = {size: summary(entry) for size, entry in entries.items()}
     print(json.dumps(found, indent=1))
     return 0 if all(each["holds"] for each in found.values()) else 1

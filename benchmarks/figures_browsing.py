@@ -33,7 +33,7 @@ def summary(entry: Record) -> Record:
 
 def browsing(records: Record) -> str:
     """Return the table of pages beside their SQL, the table of what comes after them, and what was wanted."""
-    entries = {int(size): entry for size, entry in records.get("browsing", {}).get("sizes", {}).items()}
+    entries = {int(size): entry for size, entry in records.get("browsing", {}).items()}
     if not entries:
         return NOT_MEASURED
     found = {size: summary(entries[size]) for size in sorted(entries)}

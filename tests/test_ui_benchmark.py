@@ -51,7 +51,7 @@ def test_it_measures_every_page_and_leaves_nothing(tmp_path: Path) -> None:
         assert row["holds"] == (row["page_ms"] <= row["limit_ms"])
     kept = json.loads(records.read_text(encoding="utf-8"))
     assert kept["sizes"] == {"other": 1}
-    entry = kept["browsing"]["sizes"]["700"]
+    entry = kept["browsing"]["700"]
     assert entry["size"] == 700 and entry["measured"]["rounds"] == 1
     assert all(len(sides["page"]) == len(sides["sql"]) == 1 for sides in entry["pages"].values())
 
@@ -63,7 +63,7 @@ def test_what_is_missed_is_said(browsing: Any) -> None:
     assert said["pages"]["fast"]["holds"] and not said["pages"]["slow"]["holds"] and not said["holds"]
     on = {"date": "-", "rounds": 3, "cores": 2, "memory_gib": 1, "arch": "a", "python": "3", "sqlite": "3"}
     sizes = {"700": entry | {"measured": on | {"load_average": 1}, "parts": {"count": 0.5}}}
-    page = importlib.import_module("figures_browsing").browsing({"browsing": {"sizes": sizes}})
+    page = importlib.import_module("figures_browsing").browsing({"browsing": sizes})
     assert "| slow | 200.0 | 49.00 | 197 **missed** |" in page and "1 of 2 pages; 200 MiB (700)." in page
     entry["pages"] = {"fast": fast}
     assert browsing.summary(entry)["holds"]
