@@ -3,6 +3,7 @@
 Usage: python prove/run.py [NAME ...]. Each proof writes docs/evidence/NAME.json with commit, machine and date.
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +53,21 @@ def machine() -> dict:
     }
 
 
+@contextlib.contextmanager
+def spending(file: Path) -> Iterator[Callable[[], float]]:
+    """Yield what returns the seconds that a proof has taken, those of runs that were broken off in them."""
+    before = float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
+    started = time.perf_counter()
+
+    def spent() -> float:
+        return before + time.perf_counter() - started
+
+    try:
+        yield spent
+    finally:
+        file.write_text(f"{spent():.1f}\n", encoding="utf-8")
+
+
 def main() -> int:
     names = sys.argv[1:] or PROOFS
     digest = source_digest()
@@ -66,8 +83,8 @@ def main() -> int:
         spec.loader.exec_module(module)
         work = WORK / digest[:12] / name
         work.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        result, holds = module.run(work)
+        with spending(work.with_name(f"{name}.seconds")) as seconds:
+            result, holds = module.run(work)
         content = {
             "proof": name,
             "claim": " ".join(module.__doc__.split()),
@@ -76,7 +93,7 @@ def main() -> int:
             "sources": digest,
             "machine": machine(),
             "date": datetime.date.today().isoformat(),
-            "seconds": round(time.perf_counter() - started, 1),
+            "seconds": round(seconds(), 1),
             "result": result,
         }
         EVIDENCE.mkdir(parents=True, exist_ok=True)
