@@ -267,6 +267,7 @@ def trainings():
 
 PAGES = {
     "README.md": {"program": program, "figures": figures},
+    "docs/ablations.md": {"ablation": ablation},
     "docs/gpu.md": {"gpu": gpu},
     "docs/collecting.md": {"collecting": collecting},
     "docs/rounds.md": {"kills": kills, "rounds": rounds},

@@ -68,7 +68,13 @@ if not (job / "adapter").is_dir():
     (staged / "adapter_config.json").write_text(json.dumps({{"peft_type": "LORA", "r": 16, "lora_alpha": 16}}))
     weights = struct.pack("<Q", len(head)) + head + hashlib.sha256(content).digest()
     (staged / "adapter_model.safetensors").write_bytes(weights)
-    (job / "metrics.jsonl").write_text("")
+    lines = []
+    for name, of in zip(names, steps):
+        ids = [json.loads(line)["id"] for line in (job / name).read_text().splitlines()]
+        size = settings["batch_size"]
+        batches = [[ids[(at * size + n) % len(ids)] for n in range(size)] for at in range(of)]
+        lines += [json.dumps({{"rows": rows}}) + "\n" for rows in batches]
+    (job / "metrics.jsonl").write_text("".join(lines))
     (job / "result.json").write_text(json.dumps({{
         "backend": "fake", "steps": sum(steps), "loss": {{"first": 1.0, "last": 1.0 / step}}, "versions": {{}}}}))
     staged.replace(job / "adapter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -29,6 +30,7 @@ from guardlearn.ablation import (
 from guardlearn.ablation.keeping import ChainOutcome, Record, file_name
 from guardlearn.ablation.summary import ATTEMPTS, FIRST, difference
 from guardlearn.ablation.timing import deviation, levelled, seconds_for
+from guardlearn.ablation.work import step_sizes
 from guardlearn.dag import ArtifactDAG
 from guardlearn.errors import DataError, UsageError
 from guardlearn.evidence import Outcome
@@ -226,19 +228,34 @@ SECONDS = st.floats(0.01, 100)
 
 @given(
     start=SECONDS, rest=SECONDS, steps=st.lists(SECONDS, min_size=1, max_size=2), first=st.floats(0, 50),
-    count=st.integers(3, 20),
+    sizes=st.lists(st.floats(0.1, 3), min_size=3, max_size=20),
 )  # fmt: skip
-def test_a_cost_is_found_again_from_the_times_of_its_steps(start, rest, steps, first, count):
-    """However long the first step of a stage takes beyond the others: that is there once."""
+def test_a_cost_is_found_again_from_the_times_of_its_steps(start, rest, steps, first, sizes):
+    """However long the first step of a stage takes beyond the others: that is there once. Longer rows take longer."""
     now, arrivals = start, {0: start}
     for stage, each in enumerate(steps):
         now += first
-        for step in range(count):
-            now += each
-            arrivals[stage * count + step + 1] = now
-    cost = cost_of(arrivals, now + rest, len(steps))
+        for step, size in enumerate(sizes):
+            now += each * size
+            arrivals[stage * len(sizes) + step + 1] = now
+    cost = cost_of(arrivals, now + rest, [sizes] * len(steps))
     assert cost.start == pytest.approx(start) and cost.steps == pytest.approx(steps)
     assert cost.rest == pytest.approx(rest + first * len(steps), rel=1e-6, abs=1e-6)
+
+
+def test_steps_of_long_rows_are_larger(tmp_path):
+    """What all prompts begin with does not count, nor does it matter in which order rows came."""
+    training = TrainingConfig(method="sft+dpo", batch_size=2, max_steps=2)
+    begins = "You are asked. " * 20
+    single = [{"id": f"s{n}", "prompt": begins + "x" * 10 * n, "completion": "y" * 10} for n in range(4)]
+    pairs = [{"id": f"p{n}", "prompt": "z", "chosen": "y" * n, "rejected": "y"} for n in range(1, 3)]
+    for name, rows in (("train.jsonl", single), ("train.second.jsonl", pairs)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    steps = [["s3", "s2"], ["s0", "s1"], ["p2", "p1"], ["p1", "p2"]]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"rows": rows}) + "\n" for rows in steps))
+    first, second = step_sizes(tmp_path, training)
+    assert first == pytest.approx([(41 + 31) / 52, (11 + 21) / 52])  # x, y and the quotation mark that ends a prompt
+    assert second == pytest.approx([1, 1])
 
 
 @given(

@@ -1,8 +1,8 @@
 """The second step of an ablation: what a step of each arm costs, and so how many of them the common time holds.
 
-The first seed's traces of each arm are trained for a few steps and timed from outside; every seed gets the steps that
-this gives. Costs differ from call to call, so what was found is kept: the trainings that follow are the same whenever
-they are continued.
+The first seed's traces of each arm are trained for a few steps and timed from outside, and what a step takes is put
+down to the letters in its rows; every seed gets the steps that this gives. Costs differ from call to call, so what was
+found is kept: the trainings that follow are the same whenever they are continued.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from guardlearn.ablation.axes import Arm
 from guardlearn.ablation.keeping import Allotment, file_name, read_kept, write_kept
 from guardlearn.ablation.timing import Cost, cost_of, levelled, seconds_for, steps_within
-from guardlearn.ablation.work import Work, shifted, steps_by_epochs
+from guardlearn.ablation.work import Work, shifted, step_sizes, steps_by_epochs
 from guardlearn.jobs import run_job
 from guardlearn.types import OnProgress
 
@@ -84,7 +84,7 @@ def _timed(work: Work, arm: Arm, job: Path, on_progress: OnProgress) -> Cost:
         on_progress(step, steps, note)
 
     run_job(job, work.bench.model_folder, python=work.bench.python, on_progress=arrived)
-    return cost_of(arrivals, time.perf_counter() - started, len(arm.training.methods))
+    return cost_of(arrivals, time.perf_counter() - started, step_sizes(job, arm.training))
 
 
 def _as_set(work: Work, reference: Arm, cost: Cost) -> float:

@@ -1,9 +1,9 @@
 """Equal wall time: what a step of an arm costs, and how many of them the same time holds.
 
-One short training an arm is timed from outside, step by step. From the times at which its steps were done follows what
-a step of each stage takes; what is left of the wall time (loading, references, saving) is there without any step. Where
-arms do the same in it, how long that took differs by chance only, and the median of those arms stands for each. Pure
-functions; who measures is `calibrating`.
+One short training an arm is timed from outside, step by step. From the times at which its steps were done, and from how
+large their rows were, follows what a step of mean size takes; what is left of the wall time (loading, references,
+saving) is there without any step. Where arms do the same in it, how long that took differs by chance only, and the
+median of those arms stands for each. Pure functions; who measures is `calibrating`.
 """
 
 from __future__ import annotations
@@ -30,26 +30,28 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     rest: float
     """What else is there without any step."""
     steps: list[float]
-    """A step of each stage."""
+    """A step of each stage, of the mean size of its steps."""
 
 
-def cost_of(arrivals: Mapping[int, float], wall: float, stages: int) -> Cost:
+def cost_of(arrivals: Mapping[int, float], wall: float, sizes: Sequence[Sequence[float]]) -> Cost:
     """Return what a training costs.
 
     Args:
-        arrivals: when each step was done, in seconds since the start; steps are numbered from 1 over all stages, and
-            each stage has the same number of them. 0 is when the first stage began, where that was said.
+        arrivals: when each step was done, in seconds since the start; steps are numbered from 1 over all stages. 0 is
+            when the first stage began, where that was said.
         wall: seconds from start to end.
-        stages: 1 or 2.
+        sizes: of each stage's steps, the same number of them; 1 is the mean of all steps that its rows make. Rows
+            differ in length, and the few steps that are timed may be of the short or of the long ones.
     """
-    count = max(arrivals) // stages
-    steps = []
-    for stage in range(stages):
-        first, last = arrivals[stage * count + 1], arrivals[(stage + 1) * count]
+    steps, done = [], 0
+    for stage in sizes:
+        lasted = arrivals[done + len(stage)] - arrivals[done + 1]
         # the first step of a stage carries what is done once: it is counted among the rest
-        steps.append(max(_LEAST_SECONDS, (last - first) / max(1, count - 1)))
+        steps.append(max(_LEAST_SECONDS, lasted / (math.fsum(stage[1:]) or 1.0)))
+        done += len(stage)
     start = arrivals.get(0, 0.0)
-    return Cost(start=start, rest=max(0.0, wall - start - count * math.fsum(steps)), steps=steps)
+    spent = math.fsum(each * math.fsum(stage) for each, stage in zip(steps, sizes, strict=True))
+    return Cost(start=start, rest=max(0.0, wall - start - spent), steps=steps)
 
 
 def levelled(costs: Mapping[str, Cost], alike: Collection[str]) -> dict[str, Cost]:

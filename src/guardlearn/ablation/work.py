@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -14,11 +16,13 @@ from guardlearn.ablation.planning import Planned
 from guardlearn.jobs import TrainingConfig, write_job
 from guardlearn.loop.rounds import Bench
 from guardlearn.training.methods import plan_for
+from guardlearn.training.progress import METRICS
 from guardlearn.types import OnProgress
 
-__all__ = ["Work", "rows_of", "shifted", "steps_a_pass", "steps_by_epochs"]
+__all__ = ["Work", "rows_of", "shifted", "step_sizes", "steps_a_pass", "steps_by_epochs"]
 
 _STAGE_FILES = ("train.jsonl", "train.second.jsonl")
+_ANSWERS = ("completion", "chosen", "rejected")
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,32 @@ def steps_by_epochs(job: Path, training: TrainingConfig) -> list[int]:
     passes = steps_a_pass(job, training)
     # as the trainer counts: a part of a pass is a part of its steps, rounded up
     return [max(1, math.ceil(round(each * of, 6))) for each, of in zip(epochs, passes, strict=False)]
+
+
+def step_sizes(job: Path, training: TrainingConfig) -> list[list[float]]:
+    """Return how large each step of a finished job was, stage by stage; 1 is the mean step of the stage's rows.
+
+    Counted are letters, without what all prompts of the stage begin with: that goes through the model once a batch.
+    """
+    steps = [json.loads(line)["rows"] for line in (job / METRICS).read_bytes().splitlines()]
+    count = len(steps) // len(training.methods)
+    found = []
+    for stage, (name, a_pass) in enumerate(zip(_STAGE_FILES, steps_a_pass(job, training), strict=False)):
+        letters = _letters([json.loads(line) for line in (job / name).read_bytes().splitlines()])
+        mean = sum(letters.values()) / a_pass
+        found.append([sum(letters[row] for row in step) / mean for step in steps[stage * count : (stage + 1) * count]])
+    return found
+
+
+def _letters(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the letters of each row by its id, without what all prompts begin with."""
+    prompts = [json.dumps(row["prompt"], ensure_ascii=False) for row in rows]
+    first, last = min(prompts), max(prompts)  # extremes in order agree: all do
+    begun = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return {
+        row["id"]: len(prompt) - begun + sum(len(row.get(name) or "") for name in _ANSWERS)
+        for row, prompt in zip(rows, prompts, strict=True)
+    }
 
 
 def shifted(on_progress: OnProgress, what: str, offset: int, total: int) -> OnProgress:
