@@ -116,8 +116,11 @@ def ingredients(records: Record) -> str:
     for name, words in INGREDIENTS.items():
         if name in pairs:
             without, ours = pairs[name]["without"], pairs[name]["ours"]
-            grown = without["peak_mib"] - ours["peak_mib"]
-            lines.append(f"| {words} | {_range(ratio(without, ours))} times as long | {grown:+,.0f} |")
+            grown = f"{without['peak_mib'] - ours['peak_mib']:+,.0f}"
+            taken = f"{_range(ratio(without, ours))} times as long"
+            if name == "bf16" and ours["precision"] != "bf16":
+                taken, grown = "not measured: this processor has none", "–"
+            lines.append(f"| {words} | {taken} | {grown} |")
     return "\n".join(lines) + "\n"
 
 
