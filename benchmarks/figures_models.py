@@ -121,7 +121,7 @@ def ingredients(records: Record) -> str:
             if name == "bf16" and ours["precision"] != "bf16":
                 taken, grown = "not measured: this processor has none", "–"
             lines.append(f"| {words} | {taken} | {grown} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"{_machine(records['training']['ingredients_measured'])}."]) + "\n"
 
 
 def generation_summary(entry: Record) -> Record:
