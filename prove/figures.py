@@ -274,6 +274,7 @@ PAGES = {
     "docs/sandbox.md": {"hostile": hostile},
     "docs/servers.md": {"server": server},
     "docs/serving.md": {"exports": exports},
+    "docs/training.md": {"trainings": trainings},
     "docs/tutorial.md": {"tutorial": tutorial},
 }
 """Blocks by page; each stands between two comments of its name."""

@@ -21,7 +21,7 @@ WORK = ROOT / "prove-work"
 PROOFS = [
     "demo", "demo_swapped", "pairs", "clean_demo", "report_page", "merge", "readme", "unsloth_pretended", "writers",
     "kills", "flips", "collect_kills", "ray_cluster", "server", "promotion", "hostile", "tutorial",
-    "round_kills", "rounds", "export", "ablation",
+    "round_kills", "rounds", "export", "ablation", "training_kills",
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ if not (job / "adapter").is_dir():
         ids = [json.loads(line)["id"] for line in (job / name).read_text().splitlines()]
         size = settings["batch_size"]
         batches = [[ids[(at * size + n) % len(ids)] for n in range(size)] for at in range(of)]
-        lines += [json.dumps({{"rows": rows}}) + "\n" for rows in batches]
+        lines += [json.dumps({{"rows": rows}}) + "\\n" for rows in batches]
     (job / "metrics.jsonl").write_text("".join(lines))
     (job / "result.json").write_text(json.dumps({{
         "backend": "fake", "steps": sum(steps), "loss": {{"first": 1.0, "last": 1.0 / step}}, "versions": {{}}}}))
