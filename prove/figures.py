@@ -221,23 +221,13 @@ def exports():
 
 
 def ablation():
-    """Return what the demo's ablations came to."""
-    return ablated(load("ablation"))
-
-
-def methods():
-    """Return what learning from rejections brought the demo."""
-    return ablated(load("methods"))
-
-
-def ablated(proof):
-    """Return what ablations of the demo came to: each axis's sentences and its arms."""
+    """Return what the demo's ablations came to: each axis's sentences and its arms."""
     import msgspec
 
     from guardlearn.report import ablation as told
     from guardlearn.report.markup import grid, plain
 
-    parts = []
+    proof, parts = load("ablation"), []
     for found in proof["result"]["ablations"].values():
         each = msgspec.convert(found, told.Ablation)
         columns, rows = told.arm_rows(each)
